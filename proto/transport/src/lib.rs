@@ -1,0 +1,1 @@
+//! Under construction: see the README for what works.
