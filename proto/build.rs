@@ -6,15 +6,17 @@ const FOLDERS: [&str; 3] = ["src/etcd", "src/raft", "src/cri"];
 
 fn main() {
     let mut files = Vec::new();
-    for folder in FOLDERS {
-        println!("cargo:rerun-if-changed={folder}");
-        files.extend(proto_files(Path::new(folder)));
+    let folders = FOLDERS.map(Path::new);
+    for folder in folders.iter().filter(|folder| folder.is_dir()) {
+        println!("cargo:rerun-if-changed={}", folder.display());
+        files.extend(proto_files(folder));
     }
     files.sort();
     if files.is_empty() {
         return;
     }
-    let descriptors = protox::compile(&files, FOLDERS).expect("the .proto files compile");
+    let includes = folders.iter().filter(|folder| folder.is_dir());
+    let descriptors = protox::compile(&files, includes).expect("the .proto files compile");
     tonic_prost_build::configure()
         .bytes(".")
         .compile_fds(descriptors)

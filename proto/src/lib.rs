@@ -10,3 +10,39 @@ pub mod object;
 pub mod quantity;
 pub mod selector;
 pub mod status;
+
+/// The etcd v3 wire protocol.
+pub mod etcd {
+    /// Services and messages of the client port.
+    #[allow(clippy::all, missing_docs, unreachable_pub)]
+    mod rpc {
+        tonic::include_proto!("etcdserverpb");
+    }
+    pub use rpc::*;
+
+    pub use super::{authpb, mvccpb};
+}
+
+/// Users and roles of the etcd v3 wire protocol.
+#[allow(clippy::all, missing_docs, unreachable_pub)]
+pub mod authpb {
+    tonic::include_proto!("authpb");
+}
+
+/// Keys, values and events of the etcd v3 wire protocol.
+#[allow(clippy::all, missing_docs, unreachable_pub)]
+pub mod mvccpb {
+    tonic::include_proto!("mvccpb");
+}
+
+/// The gRPC health check.
+#[allow(clippy::all, missing_docs, unreachable_pub)]
+pub mod health {
+    tonic::include_proto!("grpc.health.v1");
+}
+
+/// What members of the store say to each other.
+#[allow(clippy::all, missing_docs, unreachable_pub)]
+pub mod raft {
+    tonic::include_proto!("quorate.raft.v1");
+}
