@@ -46,3 +46,9 @@ pub mod health {
 pub mod raft {
     tonic::include_proto!("quorate.raft.v1");
 }
+
+/// The Container Runtime Interface, `runtime.v1`: how the node agent speaks to containerd.
+#[allow(clippy::all, missing_docs, unreachable_pub)]
+pub mod cri {
+    tonic::include_proto!("runtime.v1");
+}
