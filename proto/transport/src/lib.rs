@@ -1,1 +1,5 @@
-//! Under construction: see the README for what works.
+//! How rooms reach each other: TLS identities, certificate authorities, retry pacing.
+
+pub mod authority;
+pub mod backoff;
+pub mod tls;
