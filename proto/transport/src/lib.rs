@@ -2,4 +2,5 @@
 
 pub mod authority;
 pub mod backoff;
+pub mod channel;
 pub mod tls;
