@@ -3,4 +3,9 @@
 
 pub mod admission;
 pub mod authn;
+pub mod discovery;
 pub mod http;
+pub mod openapi;
+pub mod patch;
+pub mod schema;
+pub mod table;

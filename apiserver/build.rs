@@ -1,0 +1,19 @@
+//! Derives the schema table from the crates that carry it; nothing derived is committed.
+
+use std::path::{Path, PathBuf};
+
+#[path = "build/resources.rs"]
+mod resources;
+
+fn main() {
+    let out_dir = PathBuf::from(std::env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    println!("cargo::rerun-if-changed=build.rs");
+    println!("cargo::rerun-if-changed=build");
+    println!("cargo::rerun-if-changed=src/schema/resources.tsv");
+    let tsv = std::fs::read_to_string("src/schema/resources.tsv").expect("src/schema/resources.tsv is readable");
+    write(&out_dir.join("resources.rs"), resources::generate(&tsv).as_bytes());
+}
+
+fn write(path: &Path, content: &[u8]) {
+    std::fs::write(path, content).unwrap_or_else(|error| panic!("writing {}: {error}", path.display()));
+}
