@@ -4,8 +4,12 @@
 pub mod admission;
 pub mod authn;
 pub mod discovery;
+pub mod handlers;
 pub mod http;
 pub mod openapi;
 pub mod patch;
+pub mod registry;
 pub mod schema;
+pub mod storage;
 pub mod table;
+pub mod watch_cache;

@@ -1,0 +1,126 @@
+//! The verbs of the API over any resource: what a request means for what is stored.
+//!
+//! One generic engine serves every kind: a [`ResourceDef`] says what the resource is, a
+//! [`strategy::Strategy`] what its kind needs beyond that. Reads come from the watch
+//! cache; writes are optimistic transactions on the store.
+
+pub mod context;
+mod convert;
+pub mod hooks;
+mod read;
+pub(crate) mod status;
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+
+use ipnet::Ipv4Net;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::schema::ResourceDef;
+use crate::storage::Storage;
+use crate::watch_cache::WatchCache;
+use hooks::VirtualResource;
+
+pub use read::{ListQuery, Listed, WatchQuery, Watching};
+
+/// What the cluster's administrator decides about objects.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where cluster IPs of Services come from.
+    pub service_cidr: Ipv4Net,
+    /// Where node ports of Services come from.
+    pub node_ports: RangeInclusive<u16>,
+}
+
+impl Default for Config {
+    /// The ranges that kubeadm and kube-apiserver take by default.
+    fn default() -> Self {
+        Self {
+            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12),
+            node_ports: 30000..=32767,
+        }
+    }
+}
+
+/// The verbs. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    storage: Arc<dyn Storage>,
+    cache: WatchCache,
+    config: Config,
+    admission: OnceLock<Arc<dyn Admission>>,
+    /// By group, resource and subresource.
+    virtuals: RwLock<HashMap<(String, String, String), Arc<dyn VirtualResource>>>,
+}
+
+/// The object that a request is about.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    pub def: &'static ResourceDef,
+    /// Empty for cluster-scoped resources.
+    pub namespace: &'a str,
+    pub name: &'a str,
+    /// Empty for the object itself.
+    pub subresource: &'a str,
+}
+
+impl Target<'_> {
+    /// The key below the resource's prefix.
+    fn relative_key(&self) -> String {
+        if self.namespace.is_empty() { self.name.to_owned() } else { format!("{}/{}", self.namespace, self.name) }
+    }
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.def.storage_prefix, self.relative_key())
+    }
+}
+
+impl Registry {
+    /// A registry over `storage`; [`Registry::run`] fills its caches.
+    pub fn new(storage: Arc<dyn Storage>, config: Config) -> Self {
+        let cache = WatchCache::new(Arc::clone(&storage));
+        Self {
+            inner: Arc::new(Inner {
+                storage,
+                cache,
+                config,
+                admission: OnceLock::new(),
+                virtuals: RwLock::default(),
+            }),
+        }
+    }
+
+    /// Keeps the caches up to date until `cancel`.
+    pub async fn run(&self, cancel: CancellationToken) {
+        self.inner.cache.run(cancel).await;
+    }
+
+    /// Sets the admission chain, once and before the first request; without one, every
+    /// write that is valid is admitted.
+    pub fn set_admission(&self, admission: Arc<dyn Admission>) {
+        if self.inner.admission.set(admission).is_err() {
+            tracing::error!("The admission chain was set twice; the first one stays");
+        }
+    }
+
+    /// Lets `handler` answer creations of a resource, or of a subresource, that stores nothing.
+    pub fn add_virtual(&self, group: &str, resource: &str, subresource: &str, handler: Arc<dyn VirtualResource>) {
+        let key = (group.to_owned(), resource.to_owned(), subresource.to_owned());
+        self.inner.virtuals.write().unwrap_or_else(PoisonError::into_inner).insert(key, handler);
+    }
+
+    /// The objects in memory.
+    pub fn cache(&self) -> &WatchCache {
+        &self.inner.cache
+    }
+
+    fn storage(&self) -> &Arc<dyn Storage> {
+        &self.inner.storage
+    }
+}
