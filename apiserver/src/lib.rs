@@ -3,9 +3,11 @@
 
 pub mod admission;
 pub mod authn;
+pub mod authz;
 pub mod discovery;
 pub mod handlers;
 pub mod http;
+pub mod mirror;
 pub mod openapi;
 pub mod patch;
 pub mod registry;

@@ -1,4 +1,1 @@
 //! Under construction: see the README for what works.
-
-pub mod fs;
-pub mod wal;

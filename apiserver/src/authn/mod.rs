@@ -1,59 +1,82 @@
-//! Who is asking.
+//! Who is asking. A client certificate, else a bearer token, else nobody.
 
-use std::collections::BTreeMap;
+pub mod review;
+pub mod service_account;
+pub mod token;
+pub mod user;
+pub mod x509;
 
-use serde::{Deserialize, Serialize};
+use http::header::{AUTHORIZATION, HeaderMap, SEC_WEBSOCKET_PROTOCOL};
+use quorate_proto::status::Status;
 
-/// Every authenticated user is in this group.
-pub const AUTHENTICATED: &str = "system:authenticated";
-/// Everybody else is in this one.
-pub const UNAUTHENTICATED: &str = "system:unauthenticated";
-/// Members may do everything, whatever RBAC says.
-pub const MASTERS: &str = "system:masters";
+pub use user::{AUTHENTICATED, MASTERS, UNAUTHENTICATED, User};
 
-/// `authentication.k8s.io/v1 UserInfo`, under Rust names.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct User {
-    #[serde(rename = "username")]
-    pub name: String,
-    #[serde(skip_serializing_if = "String::is_empty")]
-    pub uid: String,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub groups: Vec<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub extra: BTreeMap<String, Vec<String>>,
+use service_account::ServiceAccounts;
+
+/// Paths that everybody may read, so that probes need no credentials.
+const ANONYMOUS_PATHS: [&str; 4] = ["/healthz", "/livez", "/readyz", "/version"];
+
+/// How a browser sends a token with a WebSocket: as a sub-protocol.
+const WEBSOCKET_BEARER: &str = "base64url.bearer.authorization.k8s.io.";
+
+/// Finds the user behind a request.
+///
+/// # Errors
+/// 401 for credentials that are wrong, and for none on a path that needs some.
+pub async fn authenticate(
+    accounts: &ServiceAccounts,
+    certificate: Option<&User>,
+    headers: &HeaderMap,
+    path: &str,
+) -> Result<User, Status> {
+    if let Some(user) = certificate {
+        return Ok(user.clone());
+    }
+    if let Some(token) = bearer_token(headers) {
+        return accounts.authenticate(&token).await.ok_or_else(Status::unauthorized);
+    }
+    let open = ANONYMOUS_PATHS
+        .iter()
+        .any(|open| path.strip_prefix(open).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')));
+    if open { Ok(User::anonymous()) } else { Err(Status::unauthorized()) }
 }
 
-impl User {
-    /// A part of this very server: it may do everything.
-    pub fn system(name: &str) -> Self {
-        Self {
-            name: name.to_owned(),
-            groups: vec![MASTERS.to_owned(), AUTHENTICATED.to_owned()],
-            ..Self::default()
-        }
+fn bearer_token(headers: &HeaderMap) -> Option<String> {
+    use base64::Engine as _;
+    if let Some(value) = headers.get(AUTHORIZATION).and_then(|value| value.to_str().ok()) {
+        let (scheme, token) = value.trim().split_once(' ')?;
+        return scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned());
+    }
+    headers
+        .get_all(SEC_WEBSOCKET_PROTOCOL)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .find_map(|protocol| protocol.trim().strip_prefix(WEBSOCKET_BEARER))
+        .and_then(|encoded| base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(encoded).ok())
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[track_caller]
+    fn check(name: http::HeaderName, value: &str, expected: Option<&str>) {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).unwrap());
+        assert_eq!(bearer_token(&headers).as_deref(), expected, "{value}");
     }
 
-    pub fn anonymous() -> Self {
-        Self {
-            name: "system:anonymous".to_owned(),
-            groups: vec![UNAUTHENTICATED.to_owned()],
-            ..Self::default()
-        }
-    }
-
-    pub fn is_in(&self, group: &str) -> bool {
-        self.groups.iter().any(|candidate| candidate == group)
-    }
-
-    /// `(namespace, name)` of a service account.
-    pub fn service_account(&self) -> Option<(&str, &str)> {
-        self.name.strip_prefix("system:serviceaccount:")?.split_once(':')
-    }
-
-    /// The name of a node's own agent.
-    pub fn node(&self) -> Option<&str> {
-        self.is_in("system:nodes").then(|| self.name.strip_prefix("system:node:")).flatten()
+    #[test]
+    fn tokens_come_in_two_headers() {
+        check(AUTHORIZATION, "Bearer a.b.c", Some("a.b.c"));
+        check(AUTHORIZATION, "bearer  a.b.c ", Some("a.b.c"));
+        check(AUTHORIZATION, "Basic YTpi", None);
+        check(AUTHORIZATION, "Bearer", None);
+        check(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YS5iLmM", Some("a.b.c"));
+        check(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io", None);
     }
 }
