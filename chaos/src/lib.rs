@@ -1,1 +1,9 @@
-//! Under construction: see the README for what works.
+//! Faults, workloads and verdicts: the running system seen from outside.
+//!
+//! Nothing here calls into another room; clusters are processes, and what is known
+//! of them came over a socket.
+
+pub mod cluster;
+pub mod fault;
+pub mod report;
+pub mod workload;

@@ -1,0 +1,3 @@
+//! What is done to a cluster.
+
+pub mod process;

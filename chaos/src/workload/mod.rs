@@ -1,0 +1,3 @@
+//! What clients do meanwhile.
+
+pub mod objects;

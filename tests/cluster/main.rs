@@ -1,0 +1,5 @@
+//! Whole clusters as users run them: `quorate up`, stock kubectl, real containers.
+
+mod bad_input;
+mod failover;
+mod first_minutes;

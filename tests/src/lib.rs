@@ -1,1 +1,0 @@
-//! Under construction: see the README for what works.
