@@ -13,13 +13,20 @@ use super::Change;
 pub(super) struct Indexer {
     objects: BTreeMap<String, Arc<Object>>,
     by_owner: HashMap<String, BTreeSet<String>>,
+    /// What has no controller, by namespace.
+    orphans: HashMap<String, BTreeSet<String>>,
     /// Only for pods.
     by_node: Option<HashMap<String, BTreeSet<String>>>,
 }
 
 impl Indexer {
     pub(super) fn new(by_node: bool) -> Self {
-        Self { objects: BTreeMap::new(), by_owner: HashMap::new(), by_node: by_node.then(HashMap::new) }
+        Self {
+            objects: BTreeMap::new(),
+            by_owner: HashMap::new(),
+            orphans: HashMap::new(),
+            by_node: by_node.then(HashMap::new),
+        }
     }
 
     pub(super) fn get(&self, key: &str) -> Option<Arc<Object>> {
@@ -49,6 +56,10 @@ impl Indexer {
 
     pub(super) fn owned_by(&self, uid: &str) -> Vec<Arc<Object>> {
         self.look_up(self.by_owner.get(uid))
+    }
+
+    pub(super) fn orphans_in(&self, namespace: &str) -> Vec<Arc<Object>> {
+        self.look_up(self.orphans.get(namespace))
     }
 
     pub(super) fn on_node(&self, node: &str) -> Vec<Arc<Object>> {
@@ -101,6 +112,9 @@ impl Indexer {
         for owner in &object.meta().owner_references {
             self.by_owner.entry(owner.uid.clone()).or_default().insert(key.to_owned());
         }
+        if object.meta().controller().is_none() {
+            self.orphans.entry(object.meta().namespace.clone()).or_default().insert(key.to_owned());
+        }
         if let Some(by_node) = &mut self.by_node {
             if let Some(node) = node_of(object) {
                 by_node.entry(node).or_default().insert(key.to_owned());
@@ -112,6 +126,7 @@ impl Indexer {
         for owner in &object.meta().owner_references {
             remove(&mut self.by_owner, &owner.uid, key);
         }
+        remove(&mut self.orphans, &object.meta().namespace, key);
         if let Some(by_node) = &mut self.by_node {
             if let Some(node) = node_of(object) {
                 remove(by_node, &node, key);

@@ -211,6 +211,11 @@ impl Lister {
         self.read(|index| index.owned_by(uid))
     }
 
+    /// The objects of one namespace that no controller claims.
+    pub fn orphans_in(&self, namespace: &str) -> Vec<Arc<Object>> {
+        self.read(|index| index.orphans_in(namespace))
+    }
+
     /// The pods bound to `node`. Empty for every other resource.
     pub fn on_node(&self, node: &str) -> Vec<Arc<Object>> {
         self.read(|index| index.on_node(node))
