@@ -3,6 +3,7 @@
 //! Caches are warm on every master; loops run on the leader only, and every write carries
 //! the fence of its reign. What a controller remembers is a cache: it may be forgotten.
 
+mod deployment;
 mod lease_report;
 mod namespace;
 mod objects;
@@ -45,6 +46,7 @@ type Register = fn(&mut Manager, &Config);
 
 /// Every controller there is.
 const CONTROLLERS: &[Register] = &[
+    deployment::register,
     namespace::register,
     replica_set::register,
     root_ca::register,
