@@ -1,5 +1,14 @@
 //! What happens to an object between "allowed" and "stored".
 
+pub mod chain;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod role_escalation;
+mod service_account;
+mod taint_nodes;
+mod tolerations;
+
 use futures::future::BoxFuture;
 use quorate_proto::status::Status;
 use serde_json::Value;
