@@ -2,6 +2,14 @@
 
 use std::path::{Path, PathBuf};
 
+#[path = "build/definitions.rs"]
+mod definitions;
+#[path = "build/emit.rs"]
+mod emit;
+#[path = "build/join.rs"]
+mod join;
+#[path = "build/markers.rs"]
+mod markers;
 #[path = "build/resources.rs"]
 mod resources;
 
@@ -12,6 +20,12 @@ fn main() {
     println!("cargo::rerun-if-changed=src/schema/resources.tsv");
     let tsv = std::fs::read_to_string("src/schema/resources.tsv").expect("src/schema/resources.tsv is readable");
     write(&out_dir.join("resources.rs"), resources::generate(&tsv).as_bytes());
+
+    let messages = markers::scan(&markers::source_dir());
+    let mut definitions = definitions::generate();
+    let (types, extensions) = join::join(&mut definitions, &messages);
+    write(&out_dir.join("types.rs"), emit::types(&types, messages.len(), extensions).as_bytes());
+    write(&out_dir.join("definitions.zst"), &emit::definitions(&definitions));
 }
 
 fn write(path: &Path, content: &[u8]) {

@@ -1,33 +1,98 @@
 //! JSON patch, RFC 6902.
 
-use quorate_proto::status::Status;
+use quorate_proto::status::{Status, StatusCause, StatusDetails};
 use serde_json::Value;
 
 /// Most operations one patch may have; upstream's limit.
 const MAX_OPERATIONS: usize = 10_000;
 
+/// Most bytes that the operations of one patch may copy; upstream's limit. Without it
+/// a few copies of a document into itself fill memory.
+const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
 /// `original` with the operations of `patch` applied in order, or none of them.
 ///
 /// # Errors
-/// 400 when the patch is malformed, 413 when it has too many operations,
-/// 422 when an operation does not apply.
+/// 400 when the patch is malformed, 413 when it has too many operations or copies
+/// too much, 422 when an operation does not apply.
 pub fn json(original: &Value, patch: &Value) -> Result<Value, Status> {
     let Value::Array(operations) = patch else {
-        return Err(Status::bad_request(
-            "error decoding patch: json: cannot unmarshal object into Go value of type jsonpatch.Patch",
-        ));
+        return Err(Status::bad_request("json: cannot unmarshal object into Go value of type jsonpatch.Patch"));
     };
     if operations.len() > MAX_OPERATIONS {
-        return Err(Status::failure(
-            413,
-            "RequestEntityTooLarge",
-            format!("The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}", operations.len()),
-        ));
+        return Err(too_large(format!(
+            "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+            operations.len()
+        )));
     }
-    let operations: json_patch::Patch = serde_json::from_value(patch.clone())
-        .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+    let operations: json_patch::Patch =
+        serde_json::from_value(patch.clone()).map_err(|error| Status::bad_request(error.to_string()))?;
     let mut patched = original.clone();
-    json_patch::patch(&mut patched, &operations)
-        .map_err(|error| Status::failure(422, "Invalid", format!("the server rejected our request due to an error in our request: {error}")))?;
+    let mut copied = 0;
+    for operation in &operations.0 {
+        if let json_patch::PatchOperation::Copy(copy) = operation {
+            let size = patched.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
+            copied += size;
+            if copied > MAX_COPIED_BYTES {
+                return Err(too_large(format!("the copies of a JSON patch are limited to {MAX_COPIED_BYTES} bytes")));
+            }
+        }
+        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|error| rejected(&error.to_string()))?;
+    }
     Ok(patched)
+}
+
+fn too_large(message: String) -> Status {
+    Status::failure(413, "RequestEntityTooLarge", message)
+}
+
+fn rejected(why: &str) -> Status {
+    let cause = StatusCause { reason: "UnexpectedServerResponse".to_owned(), message: why.to_owned(), field: String::new() };
+    Status::failure(422, "Invalid", "the server rejected our request due to an error in our request")
+        .with_details(StatusDetails { causes: vec![cause], ..StatusDetails::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::json as apply;
+    use super::*;
+
+    #[test]
+    fn operations_apply_in_order() {
+        let patched = apply(
+            &json!({"a": {"b": [1, 2]}}),
+            &json!([
+                {"op": "test", "path": "/a/b/0", "value": 1},
+                {"op": "add", "path": "/a/b/-", "value": 3},
+                {"op": "remove", "path": "/a/b/0"},
+                {"op": "copy", "from": "/a/b", "path": "/c"},
+                {"op": "replace", "path": "/a", "value": "x~y"},
+            ]),
+        );
+        assert_eq!(patched.unwrap(), json!({"a": "x~y", "c": [2, 3]}));
+    }
+
+    #[test]
+    fn what_cannot_be_applied_is_refused() {
+        let original = json!({"a": 1});
+        for (patch, code) in [
+            (json!({}), 400),
+            (json!([{"op": "fly", "path": "/a"}]), 400),
+            (json!([{"op": "remove", "path": "/b"}]), 422),
+            (json!([{"op": "test", "path": "/a", "value": 2}]), 422),
+            (Value::Array(vec![json!({"op": "test", "path": "/a", "value": 1}); MAX_OPERATIONS + 1]), 413),
+        ] {
+            assert_eq!(apply(&original, &patch).unwrap_err().code, code, "{patch:.80}");
+        }
+    }
+
+    #[test]
+    fn copies_are_bounded() {
+        let original = json!({"a": "x".repeat(1024)});
+        let double = json!({"op": "copy", "from": "", "path": "/b"});
+        let result = apply(&original, &Value::Array(vec![double; 100]));
+        assert_eq!(result.map(|_| ()).unwrap_err().code, 413);
+    }
 }

@@ -3,6 +3,7 @@
 
 mod json;
 mod merge;
+mod order;
 mod strategic;
 
 pub use json::json;
