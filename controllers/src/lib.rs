@@ -4,6 +4,8 @@
 //! the fence of its reign. What a controller remembers is a cache: it may be forgotten.
 
 mod deployment;
+mod endpoint_slice;
+mod endpoints;
 mod lease_report;
 mod namespace;
 mod objects;
@@ -47,6 +49,8 @@ type Register = fn(&mut Manager, &Config);
 /// Every controller there is.
 const CONTROLLERS: &[Register] = &[
     deployment::register,
+    endpoint_slice::register,
+    endpoints::register,
     namespace::register,
     replica_set::register,
     root_ca::register,
