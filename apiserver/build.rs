@@ -25,6 +25,7 @@ fn main() {
     let mut definitions = definitions::generate();
     let (types, extensions) = join::join(&mut definitions, &messages);
     write(&out_dir.join("types.rs"), emit::types(&types, messages.len(), extensions).as_bytes());
+    join::to_openapi(&mut definitions);
     write(&out_dir.join("definitions.zst"), &emit::definitions(&definitions));
 }
 

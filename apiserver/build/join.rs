@@ -189,9 +189,57 @@ fn kind(schema: &Value) -> Kind {
 }
 
 /// The definition that `schema` refers to, directly or beside a description.
-pub(crate) fn reference(schema: &Value) -> Option<&str> {
+fn reference(schema: &Value) -> Option<&str> {
     let direct = schema["$ref"].as_str().or_else(|| schema["allOf"][0]["$ref"].as_str())?;
     direct.strip_prefix("#/definitions/")
+}
+
+/// Turns the joined schemas into OpenAPI v3's form. A kind's metadata is a reference that
+/// the crate calls required; the API takes objects without it.
+pub(crate) fn to_openapi(definitions: &mut Map<String, Value>) {
+    for schema in definitions.values_mut() {
+        let has = |name: &str| schema["properties"].get(name).is_some();
+        if has("apiVersion") && has("kind") && has("metadata") {
+            if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+                required.retain(|name| name != "metadata");
+                if required.is_empty() {
+                    schema.as_object_mut().expect("a schema is an object").remove("required");
+                }
+            }
+        }
+        rewrite_references(schema);
+    }
+    let mut special = |name: &str, entries: &[(&str, Value)]| {
+        let schema = definitions.get_mut(name).unwrap_or_else(|| panic!("no definition {name}"));
+        let description = schema["description"].take();
+        *schema = json!({ "description": description });
+        for (name, value) in entries {
+            schema[*name] = value.clone();
+        }
+    };
+    special(SPECIAL[0].0, &[("oneOf", json!([{"type": "string"}, {"type": "number"}]))]);
+    special(
+        SPECIAL[1].0,
+        &[("format", json!("int-or-string")), ("oneOf", json!([{"type": "integer"}, {"type": "string"}]))],
+    );
+    for (name, _) in &SPECIAL[6..] {
+        special(name, &[]);
+    }
+}
+
+fn rewrite_references(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            if let Some(Value::String(target)) = fields.get_mut("$ref") {
+                if let Some(name) = target.strip_prefix("#/definitions/") {
+                    *target = format!("#/components/schemas/{name}");
+                }
+            }
+            fields.values_mut().for_each(rewrite_references);
+        }
+        Value::Array(items) => items.iter_mut().for_each(rewrite_references),
+        _ => {}
+    }
 }
 
 /// Writes a field's extensions into its schema.
