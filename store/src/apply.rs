@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes};
 
 use crate::command::{ApplyError, Command, CommandResult, RequestId};
-use crate::mvcc::{self, Config, Engine, EngineError, Pending, ReadError};
+use crate::mvcc::{self, Config, Engine, EngineError, Latest, Pending, ReadError};
 use crate::wal::EntryId;
 use crate::watch::Hub;
 
@@ -48,6 +48,7 @@ pub struct StateMachine {
     hub: Arc<Hub>,
     collector: mvcc::Collector,
     requests: Requests,
+    latest: Latest,
     membership: Option<Bytes>,
 }
 
@@ -71,7 +72,7 @@ impl StateMachine {
         let membership = engine.membership()?;
         // A crash may have come between a compaction and its collection.
         collector.notify();
-        Ok(StateMachine { engine, hub, collector, requests, membership })
+        Ok(StateMachine { engine, hub, collector, requests, latest: Latest::default(), membership })
     }
 
     /// Reads, from any task.
@@ -104,7 +105,7 @@ impl StateMachine {
         let instance = self.engine.live();
         let mut applied = instance.applied();
         let Some(last) = entries.last().map(|entry| entry.id) else { return Ok(Vec::new()) };
-        let mut pending = Pending::new(&instance);
+        let mut pending = Pending::new(&instance, &mut self.latest);
         let compacted = instance.compact_revision();
         let mut results = Vec::with_capacity(entries.len());
         for Entry { id, payload } in entries {
@@ -140,6 +141,7 @@ impl StateMachine {
     pub fn install(&mut self, directory: &Path) -> Result<(), EngineError> {
         self.engine.install(directory)?;
         self.requests = Requests::load(&self.engine)?;
+        self.latest = Latest::default();
         self.membership = self.engine.membership()?;
         self.hub.restart(self.engine.revision());
         self.collector.notify();

@@ -8,6 +8,7 @@ mod collect;
 mod db;
 mod engine;
 mod hash;
+mod latest;
 #[cfg(test)]
 mod model;
 mod pending;
@@ -31,6 +32,7 @@ pub use txn::{check, is_read_only};
 
 pub(crate) use collect::Collector;
 pub(crate) use engine::History;
+pub(crate) use latest::Latest;
 pub(crate) use pending::{Change, Pending};
 pub(crate) use txn::execute;
 pub(crate) use view::KeyRange;

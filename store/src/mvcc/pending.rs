@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rocksdb::WriteBatch;
 
 use super::db::Instance;
+use super::latest::Latest;
 use super::rows::{self, Revision, Row, State};
 use super::view::{KeyRange, Lookup, Scan};
 use super::{EngineError, LeaseRecord, hash};
@@ -19,6 +20,10 @@ impl Versions {
     /// The version that is current at revision `at`.
     pub(super) fn at(&self, at: i64) -> Option<&Row> {
         self.0.iter().rev().find(|row| row.revision.main <= at)
+    }
+
+    fn newest(&self) -> Option<&Row> {
+        self.0.last()
     }
 }
 
@@ -38,6 +43,7 @@ pub(crate) struct Pending<'a> {
     keys: BTreeMap<Bytes, Versions>,
     attachments: BTreeMap<i64, BTreeMap<Bytes, bool>>,
     lookup: Lookup<'a>,
+    latest: &'a mut Latest,
     pub(super) state: State,
     changes: Vec<Change>,
     row_key: Vec<u8>,
@@ -45,13 +51,14 @@ pub(crate) struct Pending<'a> {
 }
 
 impl<'a> Pending<'a> {
-    pub(crate) fn new(instance: &'a Arc<Instance>) -> Pending<'a> {
+    pub(crate) fn new(instance: &'a Arc<Instance>, latest: &'a mut Latest) -> Pending<'a> {
         Pending {
             instance,
             batch: WriteBatch::default(),
             keys: BTreeMap::new(),
             attachments: BTreeMap::new(),
             lookup: Lookup::new(instance),
+            latest,
             state: instance.state(),
             changes: Vec::new(),
             row_key: Vec::new(),
@@ -59,12 +66,14 @@ impl<'a> Pending<'a> {
         }
     }
 
-    /// The version of `key` current at `at`, unless it is a tombstone.
-    pub(crate) fn get(&mut self, key: &Bytes, at: i64) -> Result<Option<Row>, EngineError> {
-        if let Some(row) = self.keys.get(key).and_then(|versions| versions.at(at)) {
-            return Ok(Some(row.clone()).filter(|row| !row.tombstone));
-        }
-        Ok(self.lookup.get(key, at, true)?.filter(|row| !row.tombstone))
+    /// The newest version of `key`, unless it is a tombstone.
+    pub(super) fn get(&mut self, key: &Bytes) -> Result<Option<Row>, EngineError> {
+        let pending = self.keys.get(key).and_then(Versions::newest);
+        let row = match pending.or_else(|| self.latest.get(key)) {
+            Some(row) => Some(row.clone()),
+            None => self.lookup.get(key, self.state.revision, true)?,
+        };
+        Ok(row.filter(|row| !row.tombstone))
     }
 
     pub(crate) fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError> {
@@ -172,6 +181,7 @@ impl<'a> Pending<'a> {
         self.batch.put(rows::STATE, self.state.encode());
         self.instance.write(self.batch)?;
         self.instance.publish(self.state);
+        self.changes.iter().for_each(|change| self.latest.note(change));
         Ok(self.changes)
     }
 }

@@ -284,14 +284,14 @@ impl Writer<'_, '_> {
             return Err(ApplyError::LeaseNotFound.into());
         }
         let needed = request.ignore_value || request.ignore_lease;
-        if needed && self.pending.get(&request.key, self.now())?.is_none() {
+        if needed && self.pending.get(&request.key)?.is_none() {
             return Err(ApplyError::KeyNotFound.into());
         }
         Ok(())
     }
 
     fn put(&mut self, request: &PutRequest) -> Result<PutResponse, EngineError> {
-        let previous = self.pending.get(&request.key, self.now())?;
+        let previous = self.pending.get(&request.key)?;
         let revision = self.pending.next_revision(self.changes);
         let kept = previous.as_ref();
         let row = Row {
@@ -317,7 +317,7 @@ impl Writer<'_, '_> {
         let mut found = Vec::new();
         match range {
             KeyRange::One(key) => {
-                let row = self.pending.get(key, self.now())?;
+                let row = self.pending.get(key)?;
                 found.extend(row.map(|row| (key.clone(), row)));
             }
             _ => {
@@ -431,7 +431,7 @@ impl Writer<'_, '_> {
             return Err(ApplyError::LeaseNotFound.into());
         }
         for key in self.pending.lease_keys(id)? {
-            if let Some(row) = self.pending.get(&key, self.now())? {
+            if let Some(row) = self.pending.get(&key)? {
                 self.bury(key, row);
             }
         }

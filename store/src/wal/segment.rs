@@ -168,6 +168,7 @@ fn prepare(directory: &Directory, log_id: u64, todo: &Receiver<Job>, results: &S
                     && let Err(error) = directory.remove(older)
                 {
                     failing = true;
+                    retired = None;
                     tracing::error!(error = &error as &dyn std::error::Error, "purged segments stay");
                 }
             }

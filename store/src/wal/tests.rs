@@ -172,7 +172,7 @@ fn a_crash_at_every_operation_loses_nothing_confirmed() {
 #[test]
 fn a_failed_write_or_sync_stops_the_log() {
     for fault in [Fault::Error(io::ErrorKind::StorageFull), Fault::ShortWrite] {
-        for at in 0..30 {
+        for at in 0..80 {
             let disk = Memory::new();
             drop(open(&disk));
             let faulty = Faulty::new(Arc::new(disk.clone()), at, fault);
