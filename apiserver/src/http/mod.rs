@@ -1,13 +1,7 @@
 //! HTTP as the API speaks it: what a request asks for, how an answer is written.
 
 pub mod body;
-pub mod chain;
-pub mod connection;
-mod encode;
-pub(crate) mod health;
-mod metrics;
 pub mod negotiate;
-pub mod paths;
 pub mod query;
 pub mod request_info;
 
@@ -35,6 +29,6 @@ pub struct ApiRequest {
     pub user: User,
     /// The form in which the client wants the answer.
     pub form: Form,
-    /// At most [`body::LIMIT_BYTES`] long.
+    /// At most [`body::LIMIT_BYTES`] long, and decompressed.
     pub body: Bytes,
 }
