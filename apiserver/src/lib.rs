@@ -4,12 +4,14 @@
 pub mod admission;
 pub mod authn;
 pub mod authz;
+pub mod bootstrap;
 pub mod discovery;
 pub mod handlers;
 pub mod http;
 pub mod mirror;
 pub mod openapi;
 pub mod patch;
+pub mod proxy;
 pub mod registry;
 pub mod schema;
 pub mod storage;

@@ -6,9 +6,11 @@
 mod deployment;
 mod endpoint_slice;
 mod endpoints;
+mod garbage_collector;
 mod lease_report;
 mod namespace;
 mod objects;
+mod pod_gc;
 mod pods;
 mod replica_set;
 mod root_ca;
@@ -51,7 +53,9 @@ const CONTROLLERS: &[Register] = &[
     deployment::register,
     endpoint_slice::register,
     endpoints::register,
+    garbage_collector::register,
     namespace::register,
+    pod_gc::register,
     replica_set::register,
     root_ca::register,
     service_account::register,

@@ -1,5 +1,6 @@
 //! Who is asking. A client certificate, else a bearer token, else nobody.
 
+pub mod impersonation;
 pub mod review;
 pub mod service_account;
 pub mod token;

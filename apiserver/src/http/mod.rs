@@ -1,7 +1,13 @@
 //! HTTP as the API speaks it: what a request asks for, how an answer is written.
 
 pub mod body;
+pub mod chain;
+pub mod connection;
+mod encode;
+pub(crate) mod health;
+mod metrics;
 pub mod negotiate;
+pub mod paths;
 pub mod query;
 pub mod request_info;
 
@@ -29,6 +35,6 @@ pub struct ApiRequest {
     pub user: User,
     /// The form in which the client wants the answer.
     pub form: Form,
-    /// At most [`body::LIMIT_BYTES`] long, and decompressed.
+    /// At most [`body::LIMIT_BYTES`] long.
     pub body: Bytes,
 }

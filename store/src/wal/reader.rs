@@ -132,21 +132,27 @@ fn has_later_record(
     above: u64,
 ) -> std::io::Result<bool> {
     let size = file.size()?;
-    let mut window = Window::new(file);
-    // A second window, so that a candidate's long body does not move the first.
+    let wanted = number.to_le_bytes();
+    let mut window = vec![0; WINDOW_LEN];
     let mut body = Window::new(file);
-    let mut at = offset;
-    while at + HEADER_LEN as u64 <= size {
-        let bytes = window.get(at, HEADER_LEN)?;
-        if let Some(header) = record::parse_header(bytes)
-            && header.segment == number
-            && header.sequence > above
-            && at + (HEADER_LEN + header.body_len) as u64 <= size
-            && record::is_valid(log_id, &header, body.get(at, HEADER_LEN + header.body_len)?)
-        {
-            return Ok(true);
+    let mut start = offset;
+    // Most of what is looked through are zeros: only where the segment's number stands in
+    // its place is there anything to parse.
+    while start + HEADER_LEN as u64 <= size {
+        let count = file.read_at(&mut window, start)?;
+        let headers = window[..count].windows(HEADER_LEN).step_by(8).enumerate();
+        for (place, bytes) in headers.filter(|(_, bytes)| bytes[16..24] == wanted) {
+            let at = start + place as u64 * 8;
+            if let Some(header) = record::parse_header(bytes)
+                && header.sequence > above
+                && at + (HEADER_LEN + header.body_len) as u64 <= size
+                && record::is_valid(log_id, &header, body.get(at, HEADER_LEN + header.body_len)?)
+            {
+                return Ok(true);
+            }
         }
-        at += 8;
+        // The next window begins with the headers that this one cut.
+        start += (count.saturating_sub(HEADER_LEN) as u64 & !7) + 8;
     }
     Ok(false)
 }

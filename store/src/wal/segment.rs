@@ -149,20 +149,27 @@ impl Preparer {
 
 fn prepare(directory: &Directory, log_id: u64, todo: &Receiver<Job>, results: &Sender<Made>) {
     let mut retired: Option<u64> = None;
+    // After a failure no file goes any more: a name in the middle that is missing would
+    // make the log refuse.
+    let mut failing = false;
     while let Ok(job) = todo.recv() {
         match job {
             Job::Make(number) => {
                 let made = directory.make(log_id, number, retired.take());
+                failing |= made.is_err();
                 if results.send(made.map(|file| (number, file))).is_err() {
                     return;
                 }
             }
+            Job::Retire(_) if failing => {}
             Job::Retire(number) => {
                 // The oldest name goes first: removals leave no gap in the middle.
                 if let Some(older) = retired.replace(number)
                     && let Err(error) = directory.remove(older)
                 {
-                    tracing::error!(error = &error as &dyn std::error::Error, "a purged segment stays");
+                    failing = true;
+                    retired = None;
+                    tracing::error!(error = &error as &dyn std::error::Error, "purged segments stay");
                 }
             }
         }

@@ -71,16 +71,15 @@ impl Log {
     /// `Hole` when the entries do not continue the log or each other. A log that never had
     /// an entry takes any first index: Raft begins at 0 or after a snapshot.
     pub(super) fn check_append(&self, entries: &[LogEntry]) -> Result<(), WalError> {
-        let mut expected = match (self.last(), entries.first()) {
+        let next = match (self.last(), entries.first()) {
             (Some(last), _) => last.index + 1,
             (None, Some(first)) => first.id.index,
             (None, None) => return Ok(()),
         };
-        for entry in entries {
+        for (expected, entry) in (next..).zip(entries) {
             if entry.id.index != expected {
                 return Err(WalError::Hole { expected, got: entry.id.index });
             }
-            expected += 1;
         }
         Ok(())
     }

@@ -1,0 +1,270 @@
+//! What every request passes on its way, in upstream's order: identity, permission,
+//! limits; and what every answer gets.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::header::{self, HeaderValue};
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Limited};
+use hyper::body::Incoming;
+use quorate_proto::status::Status;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::body::{self, Body, LIMIT_BYTES};
+use super::connection::{Peer, Service};
+use super::negotiate::{self, Form};
+use super::paths::Paths;
+use super::{Answer, ApiRequest, Query, RequestInfo, encode, metrics};
+use crate::authn::service_account::ServiceAccounts;
+use crate::authn::{self, MASTERS, User, impersonation, x509};
+use crate::authz::{Attributes, Authorizer};
+use crate::handlers;
+use crate::proxy::Proxy;
+use crate::registry::Registry;
+
+/// Everything but watches, logs and streams ends by then. Upstream's default.
+const REQUEST_LIMIT: Duration = Duration::from_secs(60);
+
+/// Requests worked on at once, as upstream's defaults have it; long-running ones do not count.
+const READS_MAX: usize = 400;
+const WRITES_MAX: usize = 200;
+
+const AUDIT_ID: &str = "audit-id";
+
+/// Answers requests.
+pub struct Chain {
+    registry: Registry,
+    accounts: Arc<ServiceAccounts>,
+    authorizer: Arc<Authorizer>,
+    paths: Paths,
+    proxy: Proxy,
+    reads: Semaphore,
+    writes: Semaphore,
+    /// Whether permissions are known yet.
+    ready: tokio::sync::watch::Receiver<bool>,
+    /// Ends watches and other streams when the server does.
+    ending: tokio_util::sync::CancellationToken,
+}
+
+impl Chain {
+    pub fn new(
+        registry: Registry,
+        accounts: Arc<ServiceAccounts>,
+        authorizer: Arc<Authorizer>,
+        paths: Paths,
+        proxy: Proxy,
+        ready: tokio::sync::watch::Receiver<bool>,
+        ending: tokio_util::sync::CancellationToken,
+    ) -> Self {
+        let (reads, writes) = (Semaphore::new(READS_MAX), Semaphore::new(WRITES_MAX));
+        Self { registry, accounts, authorizer, paths, proxy, reads, writes, ready, ending }
+    }
+
+    async fn answer(&self, peer: &Peer, info: &RequestInfo, query: &Query, request: Request<Incoming>) -> Answer {
+        let user = self.user(peer, info, request.headers()).await?;
+        let _permit = self.admit(&user, info, query)?;
+        self.authorize(&user, info, query)?;
+        if !info.is_resource_request {
+            return self.paths.answer(&user, info, query, request.method(), request.headers()).await;
+        }
+        if Proxy::serves(info) {
+            return self.proxy.answer(info, query, request).await;
+        }
+        let form = match request.headers().get(header::ACCEPT) {
+            None => Form::Object,
+            accept => negotiate::response_form(accept.and_then(|value| value.to_str().ok()), info.verb == "watch")?,
+        };
+        let (parts, incoming) = request.into_parts();
+        let body = read_body(&parts.headers, incoming).await?;
+        let request = ApiRequest {
+            method: parts.method,
+            info: info.clone(),
+            query: query.clone(),
+            headers: parts.headers,
+            user,
+            form,
+            body,
+        };
+        handlers::handle(&self.registry, request).await
+    }
+
+    async fn user(&self, peer: &Peer, info: &RequestInfo, headers: &HeaderMap) -> Result<User, Status> {
+        let certificate = match &peer.certificate {
+            Some(certificate) if !x509::is_valid_at(&certificate.der, jiff::Timestamp::now().as_second()) => {
+                return Err(Status::unauthorized());
+            }
+            certificate => certificate.as_ref().map(|certificate| &certificate.user),
+        };
+        let user = authn::authenticate(&self.accounts, certificate, headers, &info.path).await?;
+        impersonation::impersonate(user, headers, &self.authorizer)
+    }
+
+    fn admit(&self, user: &User, info: &RequestInfo, query: &Query) -> Result<Option<SemaphorePermit<'_>>, Status> {
+        if info.is_long_running(query) {
+            return Ok(None);
+        }
+        let lane = if is_write(info) { &self.writes } else { &self.reads };
+        match lane.try_acquire() {
+            Ok(permit) => Ok(Some(permit)),
+            Err(_) if user.is_in(MASTERS) => Ok(None),
+            Err(_) => Err(too_many_requests()),
+        }
+    }
+
+    fn authorize(&self, user: &User, info: &RequestInfo, query: &Query) -> Result<(), Status> {
+        let mut attributes = Attributes::of_request(user, info, query);
+        // Before roles are known, a refusal could be wrong: clients come back after this one.
+        if info.is_resource_request && !*self.ready.borrow() && !user.is_in(MASTERS) {
+            return Err(Status::service_unavailable("the server is starting", 1));
+        }
+        self.authorizer.check(&attributes)?;
+        // Since 1.35 a WebSocket, which is a GET, needs what a POST would.
+        let runs_something = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+        if info.is_resource_request && info.resource == "pods" && runs_something && info.verb == "get" {
+            attributes.verb = "create".to_owned();
+            self.authorizer.check(&attributes)?;
+        }
+        Ok(())
+    }
+}
+
+impl Service for Chain {
+    async fn call(self: Arc<Self>, peer: Arc<Peer>, request: Request<Incoming>) -> Response<Body> {
+        let started = Instant::now();
+        let query = Query::parse(request.uri().query().unwrap_or(""));
+        let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
+        let method = request.method().clone();
+        let wishes = encode::Wishes::of(request.headers(), &query);
+        let audit_id = request
+            .headers()
+            .get(AUDIT_ID)
+            .cloned()
+            .unwrap_or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a UUID is ASCII"));
+        let long_running = info.is_long_running(&query);
+        let _in_flight = metrics::in_flight(&info, long_running);
+
+        let work = AssertUnwindSafe(self.answer(&peer, &info, &query, request)).catch_unwind();
+        let outcome = if long_running {
+            work.await
+        } else {
+            match tokio::time::timeout(REQUEST_LIMIT, work).await {
+                Ok(outcome) => outcome,
+                Err(_) => Ok(Err(timed_out())),
+            }
+        };
+        let answer = outcome.unwrap_or_else(|_| {
+            metrics::panicked();
+            Err(Status::failure(500, "InternalError", "This request caused apiserver to panic. Look in the logs for details."))
+        });
+        let mut response = answer.unwrap_or_else(|status| status_response(&status));
+        if long_running {
+            response = response.map(|body| encode::until(body, self.ending.clone()));
+        } else {
+            response = encode::finish(response, &wishes).await;
+        }
+        let headers = response.headers_mut();
+        headers.insert(AUDIT_ID, audit_id);
+        headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+        if method == Method::HEAD {
+            *response.body_mut() = body::full("");
+        }
+        metrics::answered(&info, &method, &query, response.status(), started.elapsed());
+        response
+    }
+}
+
+fn is_write(info: &RequestInfo) -> bool {
+    if info.is_resource_request {
+        !matches!(info.verb.as_str(), "get" | "list" | "watch")
+    } else {
+        !matches!(info.verb.as_str(), "get" | "head" | "options")
+    }
+}
+
+async fn read_body(headers: &HeaderMap, incoming: Incoming) -> Result<Bytes, Status> {
+    let announced = headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|text| text.parse::<usize>().ok());
+    if announced.is_some_and(|length| length > LIMIT_BYTES) {
+        return Err(too_large());
+    }
+    collect(incoming).await
+}
+
+/// Boxed, because the compiler cannot see through the error type of `Limited` that the
+/// future may move between threads.
+fn collect(incoming: Incoming) -> BoxFuture<'static, Result<Bytes, Status>> {
+    Box::pin(async move {
+        match Limited::new(incoming, LIMIT_BYTES).collect().await {
+            Ok(body) => Ok(body.to_bytes()),
+            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
+            Err(error) => Err(Status::bad_request(format!("the body of the request ended early: {error}"))),
+        }
+    })
+}
+
+/// A Status as an answer, with the headers that go with it.
+pub fn status_response(status: &Status) -> Response<Body> {
+    if status.code == 404 && status.reason.is_empty() {
+        return page_not_found();
+    }
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = body::json(code, status);
+    let wait = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
+    if wait > 0 {
+        response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
+    }
+    response
+}
+
+/// What upstream says of a path that nobody registered.
+pub fn page_not_found() -> Response<Body> {
+    let mut response = body::text(StatusCode::NOT_FOUND, "404 page not found\n");
+    response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    response
+}
+
+fn too_large() -> Status {
+    Status::failure(413, "RequestEntityTooLarge", format!("Request entity too large: limit is {LIMIT_BYTES}"))
+}
+
+fn too_many_requests() -> Status {
+    let mut status = Status::failure(429, "TooManyRequests", "Too many requests, please try again later.");
+    status.details = Some(quorate_proto::status::StatusDetails { retry_after_seconds: 1, ..Default::default() });
+    status
+}
+
+fn timed_out() -> Status {
+    Status::failure(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statuses_become_answers() {
+        let response = status_response(&too_many_requests());
+        assert_eq!(response.status(), 429);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        assert_eq!(status_response(&Status::unauthorized()).status(), 401);
+    }
+
+    #[test]
+    fn reads_and_writes_have_lanes_of_their_own() {
+        let check = |method: Method, path: &str, expected: bool| {
+            let info = RequestInfo::parse(&method, path, &Query::default());
+            assert_eq!(is_write(&info), expected, "{method} {path}");
+        };
+        check(Method::GET, "/api/v1/pods", false);
+        check(Method::POST, "/api/v1/namespaces/a/pods", true);
+        check(Method::DELETE, "/api/v1/namespaces/a/pods", true);
+        check(Method::GET, "/version", false);
+    }
+}

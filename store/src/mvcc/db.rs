@@ -1,0 +1,277 @@
+//! One opened RocksDB and what is known of it without reading.
+
+use std::collections::BTreeMap;
+use std::ffi::CStr;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use bytes::Bytes;
+use rocksdb::compaction_filter::{CompactionFilter, Decision};
+use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
+use rocksdb::{
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Options, ReadOptions, ReadTier,
+    SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
+};
+
+use super::rows::{self, BadRow, KEYS, State, VERSION_SUFFIX_LEN};
+use super::{Config, EngineError, LeaseRecord};
+
+/// One opened database. Readers hold it while a snapshot replaces it.
+pub(crate) struct Instance {
+    pub(super) db: DB,
+    path: PathBuf,
+    write_options: WriteOptions,
+    /// Removes superseded versions up to this revision; never above what is flushed, or a
+    /// crash could lose versions that the replayed log still needs.
+    pub(super) floor: Arc<AtomicI64>,
+    revision: AtomicI64,
+    compact_revision: AtomicI64,
+    state: Mutex<State>,
+    pub(super) leases: RwLock<BTreeMap<i64, LeaseRecord>>,
+}
+
+/// Strips the version from the row key of a key's version, so that one Bloom filter
+/// entry serves all versions of a key.
+fn key_prefix(row_key: &[u8]) -> &[u8] {
+    &row_key[..row_key.len().saturating_sub(VERSION_SUFFIX_LEN)]
+}
+
+fn has_key_prefix(row_key: &[u8]) -> bool {
+    row_key.first() == Some(&KEYS) && row_key.len() > VERSION_SUFFIX_LEN + 2
+}
+
+/// Removes versions that a newer one hides from every revision that can still be read.
+///
+/// Only versions behind another in the same run: what hides them is then certainly there.
+/// Tombstones stay, because older versions may lie in files outside the run, even at the
+/// bottommost level (row keys of one key may straddle two files); `collect` removes a
+/// tombstone together with everything it hides.
+struct Superseded {
+    floor: i64,
+    prefix: Vec<u8>,
+    hidden: bool,
+}
+
+impl CompactionFilter for Superseded {
+    fn filter(&mut self, _level: u32, key: &[u8], _value: &[u8]) -> Decision {
+        if !has_key_prefix(key) {
+            return Decision::Keep;
+        }
+        let Ok((prefix, revision)) = rows::split_version(key) else { return Decision::Keep };
+        if self.prefix != prefix {
+            self.prefix.clear();
+            self.prefix.extend_from_slice(prefix);
+            self.hidden = false;
+        }
+        if revision.main > self.floor {
+            return Decision::Keep;
+        }
+        if self.hidden {
+            return Decision::Remove;
+        }
+        self.hidden = true;
+        Decision::Keep
+    }
+
+    fn name(&self) -> &CStr {
+        c"quorate.superseded"
+    }
+}
+
+struct SupersededFactory(Arc<AtomicI64>);
+
+impl CompactionFilterFactory for SupersededFactory {
+    type Filter = Superseded;
+
+    fn create(&mut self, _context: CompactionFilterContext) -> Superseded {
+        Superseded { floor: self.0.load(Ordering::Acquire), prefix: Vec::new(), hidden: false }
+    }
+
+    fn name(&self) -> &CStr {
+        c"quorate.superseded"
+    }
+}
+
+/// Cold data is compacted, and so rid of hidden versions, at least this often.
+const PERIODIC_COMPACTION_SECONDS: u64 = 24 * 60 * 60;
+
+fn options(config: &Config, floor: Arc<AtomicI64>) -> Options {
+    let cache = Cache::new_lru_cache(config.block_cache_bytes);
+    let mut table = BlockBasedOptions::default();
+    table.set_block_cache(&cache);
+    table.set_block_size(8 << 10);
+    table.set_cache_index_and_filter_blocks(true);
+    table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    table.set_bloom_filter(10.0, false);
+    // Point reads look for a key whose newest version is not known: by prefix.
+    table.set_whole_key_filtering(false);
+    table.set_format_version(5);
+    let mut options = Options::default();
+    options.create_if_missing(true);
+    options.set_block_based_table_factory(&table);
+    options.set_prefix_extractor(SliceTransform::create(
+        "quorate.key",
+        key_prefix,
+        Some(has_key_prefix),
+    ));
+    options.set_memtable_prefix_bloom_ratio(0.05);
+    options.set_compaction_filter_factory(SupersededFactory(floor));
+    options.set_compression_type(DBCompressionType::Lz4);
+    options.set_write_buffer_size(config.write_buffer_bytes);
+    options.set_max_write_buffer_number(2);
+    // Charged to the cache: one cap for both.
+    options.set_write_buffer_manager(&WriteBufferManager::new_write_buffer_manager_with_cache(
+        2 * config.write_buffer_bytes,
+        false,
+        cache,
+    ));
+    // One flush and one compaction: the machine has work of its own.
+    options.set_max_background_jobs(2);
+    options.set_max_open_files(512);
+    options.set_bytes_per_sync(1 << 20);
+    options.set_periodic_compaction_seconds(PERIODIC_COMPACTION_SECONDS);
+    options.set_keep_log_file_num(2);
+    options.set_max_log_file_size(1 << 20);
+    options.set_stats_dump_period_sec(0);
+    options.set_avoid_unnecessary_blocking_io(true);
+    options
+}
+
+impl Instance {
+    /// Opens the database at `path`, or makes an empty one.
+    pub(super) fn open(path: &Path, config: &Config) -> Result<Instance, EngineError> {
+        let floor = Arc::new(AtomicI64::new(-1));
+        let db = DB::open(&options(config, floor.clone()), path).map_err(|source| {
+            EngineError::Database { action: "be opened", path: path.to_owned(), source }
+        })?;
+        let mut write_options = WriteOptions::default();
+        write_options.disable_wal(true);
+        let mut instance = Instance {
+            db,
+            path: path.to_owned(),
+            write_options,
+            floor,
+            revision: AtomicI64::new(0),
+            compact_revision: AtomicI64::new(0),
+            state: Mutex::new(State::EMPTY),
+            leases: RwLock::default(),
+        };
+        let state = match instance.get(rows::STATE)? {
+            Some(row) => State::decode(&row).map_err(|bad| instance.damaged(bad))?,
+            None => State::EMPTY,
+        };
+        // Everything in a database just opened is flushed.
+        instance.floor.store(state.compact_revision, Ordering::Release);
+        instance.publish(state);
+        instance.leases = RwLock::new(instance.read_leases()?);
+        Ok(instance)
+    }
+
+    fn read_leases(&self) -> Result<BTreeMap<i64, LeaseRecord>, EngineError> {
+        let mut leases = BTreeMap::new();
+        let (from, to) = rows::lease_bounds();
+        self.scan(&from, &to, |key, row| {
+            let id = rows::parse_number(key)? as i64;
+            let (ttl, remaining) = rows::parse_lease_row(row)?;
+            leases.insert(id, LeaseRecord { id, ttl, remaining });
+            Ok(true)
+        })?;
+        Ok(leases)
+    }
+
+    pub(super) fn failed(&self, action: &'static str) -> impl Fn(rocksdb::Error) -> EngineError + '_ {
+        move |source| EngineError::Database { action, path: self.path.clone(), source }
+    }
+
+    pub(super) fn damaged(&self, bad: BadRow) -> EngineError {
+        EngineError::Damaged { path: self.path.clone(), reason: bad.0 }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn get(&self, key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        let row = self.db.get_pinned(key).map_err(self.failed("be read"))?;
+        Ok(row.map(|row| Bytes::copy_from_slice(&row)))
+    }
+
+    /// An iterator that looks for the versions of one key at a time; may be sought again.
+    /// It sees the database as it is now.
+    pub(super) fn key_iterator(&self) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_prefix_same_as_start(true);
+        self.db.raw_iterator_opt(options)
+    }
+
+    /// An iterator over the rows from `from` up to `to`, as they are now.
+    pub(super) fn range_iterator(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        self.db.raw_iterator_opt(options)
+    }
+
+    /// Calls `visit` for each row from `from` up to `to` until it returns false.
+    pub(super) fn scan(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, BadRow>,
+    ) -> Result<(), EngineError> {
+        let mut iterator = self.range_iterator(from, to);
+        iterator.seek(from);
+        while let Some((key, row)) = iterator.item() {
+            if !visit(key, row).map_err(|bad| self.damaged(bad))? {
+                break;
+            }
+            iterator.next();
+        }
+        iterator.status().map_err(self.failed("be read"))
+    }
+
+    /// Writes a batch; it is durable once flushed.
+    pub(super) fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
+        self.db.write_opt(batch, &self.write_options).map_err(self.failed("be written"))
+    }
+
+    /// Lets readers see `state`, whose rows have been written.
+    pub(super) fn publish(&self, state: State) {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner) = state;
+        self.compact_revision.store(state.compact_revision, Ordering::Release);
+        self.revision.store(state.revision, Ordering::Release);
+    }
+
+    pub(super) fn state(&self) -> State {
+        *self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.revision.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn compact_revision(&self) -> i64 {
+        self.compact_revision.load(Ordering::Acquire)
+    }
+
+    /// The state that a restart now would find.
+    pub(super) fn flushed_state(&self) -> Result<State, EngineError> {
+        let mut options = ReadOptions::default();
+        options.set_read_tier(ReadTier::Persisted);
+        let row = self.db.get_opt(rows::STATE, &options).map_err(self.failed("be read"))?;
+        match row {
+            Some(row) => State::decode(&row).map_err(|bad| self.damaged(bad)),
+            None => Ok(State::EMPTY),
+        }
+    }
+
+    pub(super) fn flush(&self) -> Result<(), EngineError> {
+        self.db.flush().map_err(self.failed("be flushed"))
+    }
+
+    pub(super) fn property(&self, name: &CStr) -> u64 {
+        self.db.property_int_value(name).ok().flatten().unwrap_or(0)
+    }
+}

@@ -1,0 +1,411 @@
+//! Reads of the state machine, from any task.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use quorate_proto::etcd::request_op::Request;
+use quorate_proto::etcd::response_op::Response;
+use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+use rocksdb::checkpoint::Checkpoint as Links;
+
+use super::db::Instance;
+use super::hash::{self, HashKv};
+use super::rows::Revision;
+use super::view::{KeyRange, Lookup, Scan};
+use super::{Checkpoint, Config, EngineError, LeaseRecord, ReadError, is_read_only, range, rows, txn};
+use crate::command::{ApplyError, Operation};
+
+/// Names the directory of the live database; replaced by a rename.
+const CURRENT: &str = "CURRENT";
+
+/// The state machine for readers. A snapshot replaces the database under them: who has
+/// begun to read finishes on the old one.
+pub struct Engine {
+    config: Config,
+    live: ArcSwap<Instance>,
+}
+
+impl Engine {
+    pub(crate) fn open(config: Config) -> Result<Engine, EngineError> {
+        let directory = &config.directory;
+        std::fs::create_dir_all(directory).map_err(failed("create", directory))?;
+        let current = directory.join(CURRENT);
+        let name = match std::fs::read_to_string(&current) {
+            Ok(name) => name.trim().to_owned(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                set_current(directory, "db-1")?;
+                "db-1".to_owned()
+            }
+            Err(error) => return Err(failed("read", &current)(error)),
+        };
+        remove_others(directory, &name)?;
+        let instance = Instance::open(&directory.join(&name), &config)?;
+        Ok(Engine { config, live: ArcSwap::from_pointee(instance) })
+    }
+
+    /// Replaces the database by the checkpoint in `received`, which is moved away.
+    /// A crash on the way leaves the old one or the new one.
+    pub(crate) fn install(&self, received: &Path) -> Result<(), EngineError> {
+        let directory = &self.config.directory;
+        let old = self.live().path().to_owned();
+        let number = old.file_name().and_then(|name| name.to_str()?.strip_prefix("db-")?.parse::<u64>().ok());
+        let name = format!("db-{}", number.unwrap_or(0) + 1);
+        let new = directory.join(&name);
+        if new.exists() {
+            std::fs::remove_dir_all(&new).map_err(failed("remove", &new))?;
+        }
+        sync_files(received)?;
+        std::fs::rename(received, &new).map_err(failed("rename", received))?;
+        sync(directory)?;
+        // Opened before it becomes current: a checkpoint that is damaged changes nothing.
+        let instance = Instance::open(&new, &self.config)?;
+        set_current(directory, &name)?;
+        let replaced = self.live.swap(Arc::new(instance));
+        // Readers may still hold the old one; on Linux its open files live on without names.
+        drop(replaced);
+        std::fs::remove_dir_all(&old).map_err(failed("remove", &old))
+    }
+
+    pub(crate) fn live(&self) -> Arc<Instance> {
+        self.live.load_full()
+    }
+
+    /// The revision that reads see.
+    pub fn revision(&self) -> i64 {
+        self.live.load().revision()
+    }
+
+    /// History before this is gone; -1 when all of it is there.
+    pub fn compact_revision(&self) -> i64 {
+        self.live.load().compact_revision()
+    }
+
+    /// Counts recoveries from lost quorum.
+    pub fn generation(&self) -> u64 {
+        self.live.load().state().generation
+    }
+
+    /// The index of the entry applied last; 0 before the first.
+    pub fn applied_index(&self) -> u64 {
+        self.live.load().state().applied.map_or(0, |id| id.index)
+    }
+
+    /// The index up to which a crash loses nothing of the state machine: the log may be
+    /// purged up to here and no further.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn flushed_applied(&self) -> Result<u64, EngineError> {
+        Ok(self.live().flushed_state()?.applied.map_or(0, |id| id.index))
+    }
+
+    /// Makes everything applied durable. Blocks.
+    ///
+    /// # Errors
+    /// When the database cannot be written.
+    pub fn flush(&self) -> Result<(), EngineError> {
+        self.live().flush()
+    }
+
+    /// Answers a range from what is applied here: how fresh that must be is for the caller.
+    ///
+    /// # Errors
+    /// `Apply` is for the client.
+    pub fn range(&self, request: &RangeRequest) -> Result<RangeResponse, ReadError> {
+        range::check(request)?;
+        let instance = self.live();
+        loop {
+            let current = instance.revision();
+            let at = range::revision(request, current, instance.compact_revision())?;
+            let response = txn::read_range(&*instance, request, at, current)?;
+            // What was compacted meanwhile may have been removed under the scan.
+            if instance.compact_revision() <= at {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// Answers a transaction that only reads, all of it at one revision.
+    ///
+    /// # Errors
+    /// `Apply` is for the client: `NotReadOnly` when it could write.
+    pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
+        txn::check_txn(request)?;
+        if !is_read_only(request) {
+            return Err(ApplyError::NotReadOnly.into());
+        }
+        let instance = self.live();
+        loop {
+            let current = instance.revision();
+            let (response, oldest) = read_txn(&instance, request, current)?;
+            if instance.compact_revision() <= oldest {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// Checks that need no state; see [`super::check`].
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn check(operation: &Operation) -> Result<(), ApplyError> {
+        super::check(operation)
+    }
+
+    /// Whether a transaction can only read.
+    pub fn is_read_only(request: &TxnRequest) -> bool {
+        is_read_only(request)
+    }
+
+    /// The hash of what can be read at `revision`, the current one when it is 0. Reads
+    /// everything: for operators, not for every second.
+    ///
+    /// # Errors
+    /// `Apply` is for the client.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
+        hash::hash_kv(&self.live(), revision)
+    }
+
+    /// The index applied last and the hash of all history up to it, kept with every batch:
+    /// equal on members at the same index, or one of them is corrupt.
+    pub fn applied_hash(&self) -> (u64, u64) {
+        let state = self.live.load().state();
+        (state.applied.map_or(0, |id| id.index), state.hash)
+    }
+
+    /// All leases, by id.
+    pub fn leases(&self) -> Vec<LeaseRecord> {
+        let instance = self.live();
+        let leases = instance.leases.read().unwrap_or_else(PoisonError::into_inner);
+        leases.values().copied().collect()
+    }
+
+    /// One lease.
+    pub fn lease(&self, id: i64) -> Option<LeaseRecord> {
+        self.live().lease(id)
+    }
+
+    /// The keys of a lease, sorted.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, EngineError> {
+        self.live().lease_keys(id)
+    }
+
+    /// The membership applied last.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn membership(&self) -> Result<Option<Bytes>, EngineError> {
+        self.live().get(rows::MEMBERSHIP)
+    }
+
+    /// What members say of themselves.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn member_attributes(&self) -> Result<Vec<(u64, Bytes)>, EngineError> {
+        let mut found = Vec::new();
+        let from = rows::attributes_key(0);
+        let to = [rows::attributes_prefix(), &[255; 9]].concat();
+        self.live().scan(&from, &to, |key, row| {
+            let number = key.strip_prefix(rows::attributes_prefix()).and_then(|id| id.try_into().ok());
+            let member = number.map(u64::from_be_bytes).ok_or(rows::BadRow("a member's row has a bad key"))?;
+            found.push((member, Bytes::copy_from_slice(row)));
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// Writes the files of the state machine, as it is now, into `directory`, which must not
+    /// exist; they are hard links where possible. The caller must not apply meanwhile.
+    ///
+    /// # Errors
+    /// When the database or the disk refuses.
+    pub fn checkpoint(&self, directory: &Path) -> Result<Checkpoint, EngineError> {
+        let instance = self.live();
+        // Without a log of its own, what is not flushed would not be in it.
+        instance.flush()?;
+        let links = Links::new(&instance.db).map_err(instance.failed("make a checkpoint"))?;
+        links.create_checkpoint(directory).map_err(instance.failed("make a checkpoint"))?;
+        let state = instance.flushed_state()?;
+        let membership = instance.get(rows::MEMBERSHIP)?;
+        Ok(Checkpoint { applied: state.applied, membership, revision: state.revision })
+    }
+
+    /// The bytes on disk and in memtables.
+    pub fn size_bytes(&self) -> u64 {
+        let instance = self.live();
+        instance.property(c"rocksdb.total-sst-files-size") + instance.property(c"rocksdb.cur-size-all-mem-tables")
+    }
+
+    /// An estimate of the bytes that hold live rows.
+    pub fn size_in_use_bytes(&self) -> u64 {
+        let instance = self.live();
+        instance.property(c"rocksdb.estimate-live-data-size")
+            + instance.property(c"rocksdb.cur-size-all-mem-tables")
+    }
+
+    /// The changes from `from` on, in order, up to `limit` revisions and no further than the
+    /// revision that is current; that one is returned too. For watchers that fell behind.
+    pub(crate) fn changes(&self, from: i64, limit: usize) -> Result<History, ReadError> {
+        let instance = self.live();
+        let current = instance.revision();
+        let mut found: Vec<(Revision, bool, Bytes)> = Vec::new();
+        let (mut revisions, mut last) = (0, 0);
+        let start = rows::change_key(Revision { main: from, sub: 0 });
+        let end = rows::change_key(Revision { main: current + 1, sub: 0 });
+        let mut complete = true;
+        instance.scan(&start, &end, |key, row| {
+            let revision = rows::parse_change_key(key)?;
+            if revision.main != last {
+                if revisions == limit {
+                    complete = false;
+                    return Ok(false);
+                }
+                revisions += 1;
+                last = revision.main;
+            }
+            let (tombstone, key) = rows::parse_change(row)?;
+            found.push((revision, tombstone, Bytes::copy_from_slice(key)));
+            Ok(true)
+        })?;
+        let mut lookup = Lookup::new(&instance);
+        let mut changes = Vec::with_capacity(found.len());
+        for (revision, tombstone, key) in found {
+            let row = lookup.get(&key, revision.main, true)?;
+            let compacted = instance.compact_revision();
+            if from < compacted {
+                return Err(ApplyError::Compacted.into());
+            }
+            let Some(row) = row.filter(|row| row.revision == revision && row.tombstone == tombstone) else {
+                return Err(instance.damaged(rows::BadRow("a change names a version that is not there")).into());
+            };
+            // Before the compacted revision versions may be gone, and which ones is chance.
+            let previous = match revision.main > compacted {
+                true => lookup.get(&key, revision.main - 1, true)?.filter(|row| !row.tombstone),
+                false => None,
+            };
+            changes.push(super::Change { key, row, previous });
+        }
+        if from < instance.compact_revision() {
+            return Err(ApplyError::Compacted.into());
+        }
+        // Everything up to here is among the changes.
+        let upto = if complete { current } else { last };
+        Ok(History { changes, upto })
+    }
+}
+
+/// A piece of the change log.
+pub(crate) struct History {
+    pub(crate) changes: Vec<super::Change>,
+    /// There is no other change up to this revision.
+    pub(crate) upto: i64,
+}
+
+fn read_txn(instance: &Instance, request: &TxnRequest, current: i64) -> Result<(TxnResponse, i64), ReadError> {
+    let succeeded = txn::compares_hold(instance, &request.compare, current)?;
+    let header = ResponseHeader { revision: current, ..Default::default() };
+    let mut response = TxnResponse { header: Some(header), succeeded, responses: Vec::new() };
+    let mut oldest = current;
+    for operation in txn::branch(request, succeeded) {
+        let Some(Request::RequestRange(request)) = &operation.request else { continue };
+        let at = range::revision(request, current, instance.compact_revision())?;
+        oldest = oldest.min(at);
+        let range = txn::read_range(instance, request, at, current)?;
+        response.responses.push(ResponseOp { response: Some(Response::ResponseRange(range)) });
+    }
+    Ok((response, oldest))
+}
+
+impl txn::Source for Instance {
+    fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError> {
+        Scan::new(self, None, range, at, with_values)
+    }
+}
+
+impl Instance {
+    pub(super) fn lease(&self, id: i64) -> Option<LeaseRecord> {
+        self.leases.read().unwrap_or_else(PoisonError::into_inner).get(&id).copied()
+    }
+
+    pub(super) fn leases_mut(&self) -> RwLockWriteGuard<'_, BTreeMap<i64, LeaseRecord>> {
+        self.leases.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn lease_keys(&self, id: i64) -> Result<Vec<Bytes>, EngineError> {
+        let from = rows::attachment_key(id, &[]);
+        let mut to = from.clone();
+        // The next lease; of the last one, the next kind of rows.
+        if let Some(position) = to.iter().rposition(|byte| *byte < u8::MAX) {
+            to[position] += 1;
+            to.truncate(position + 1);
+        }
+        let mut keys = Vec::new();
+        self.scan(&from, &to, |key, _| {
+            keys.push(Bytes::copy_from_slice(key.get(from.len()..).unwrap_or_default()));
+            Ok(true)
+        })?;
+        Ok(keys)
+    }
+
+    /// The rows of requests that took effect, by log index.
+    pub(crate) fn requests(&self, mut visit: impl FnMut(u64, &[u8])) -> Result<(), EngineError> {
+        let (from, to) = rows::request_bounds();
+        self.scan(&from, &to, |key, row| {
+            visit(rows::parse_number(key)?, row);
+            Ok(true)
+        })
+    }
+
+    pub(crate) fn applied(&self) -> Option<crate::wal::EntryId> {
+        self.state().applied
+    }
+}
+
+fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> EngineError + 'a {
+    move |source| EngineError::File { action, path: path.to_owned(), source }
+}
+
+fn sync(path: &Path) -> Result<(), EngineError> {
+    let synced = std::fs::File::open(path).and_then(|file| file.sync_all());
+    synced.map_err(failed("sync", path))
+}
+
+/// Makes the files of a flat directory, and their names, durable.
+fn sync_files(directory: &Path) -> Result<(), EngineError> {
+    for path in entries(directory)? {
+        sync(&path)?;
+    }
+    sync(directory)
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, EngineError> {
+    let read = std::fs::read_dir(directory).map_err(failed("list", directory))?;
+    read.map(|entry| Ok(entry.map_err(failed("list", directory))?.path())).collect()
+}
+
+fn set_current(directory: &Path, name: &str) -> Result<(), EngineError> {
+    let temporary = directory.join("CURRENT.new");
+    std::fs::write(&temporary, name).map_err(failed("write", &temporary))?;
+    sync(&temporary)?;
+    let current = directory.join(CURRENT);
+    std::fs::rename(&temporary, &current).map_err(failed("rename to", &current))?;
+    sync(directory)
+}
+
+/// What an install that did not finish, or the database before it, left behind.
+fn remove_others(directory: &Path, live: &str) -> Result<(), EngineError> {
+    for path in entries(directory)? {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with("db-") && name != live {
+            std::fs::remove_dir_all(&path).map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,187 @@
+//! What a batch in progress has changed and no reader may see yet.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use rocksdb::WriteBatch;
+
+use super::db::Instance;
+use super::latest::Latest;
+use super::rows::{self, Revision, Row, State};
+use super::view::{KeyRange, Lookup, Scan};
+use super::{EngineError, LeaseRecord, hash};
+
+/// The versions a batch gave one key, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Versions(Vec<Row>);
+
+impl Versions {
+    /// The version that is current at revision `at`.
+    pub(super) fn at(&self, at: i64) -> Option<&Row> {
+        self.0.iter().rev().find(|row| row.revision.main <= at)
+    }
+
+    fn newest(&self) -> Option<&Row> {
+        self.0.last()
+    }
+}
+
+/// One change of one key, for watchers.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Change {
+    pub(crate) key: Bytes,
+    pub(crate) row: Row,
+    /// The version before, when the key was alive.
+    pub(crate) previous: Option<Row>,
+}
+
+/// A batch in progress. Nothing is visible before `commit`.
+pub(crate) struct Pending<'a> {
+    instance: &'a Instance,
+    batch: WriteBatch,
+    keys: BTreeMap<Bytes, Versions>,
+    attachments: BTreeMap<i64, BTreeMap<Bytes, bool>>,
+    lookup: Lookup<'a>,
+    latest: &'a mut Latest,
+    pub(super) state: State,
+    changes: Vec<Change>,
+    row_key: Vec<u8>,
+    row: Vec<u8>,
+}
+
+impl<'a> Pending<'a> {
+    pub(crate) fn new(instance: &'a Arc<Instance>, latest: &'a mut Latest) -> Pending<'a> {
+        Pending {
+            instance,
+            batch: WriteBatch::default(),
+            keys: BTreeMap::new(),
+            attachments: BTreeMap::new(),
+            lookup: Lookup::new(instance),
+            latest,
+            state: instance.state(),
+            changes: Vec::new(),
+            row_key: Vec::new(),
+            row: Vec::new(),
+        }
+    }
+
+    /// The newest version of `key`, unless it is a tombstone.
+    pub(super) fn get(&mut self, key: &Bytes) -> Result<Option<Row>, EngineError> {
+        let pending = self.keys.get(key).and_then(Versions::newest);
+        let row = match pending.or_else(|| self.latest.get(key)) {
+            Some(row) => Some(row.clone()),
+            None => self.lookup.get(key, self.state.revision, true)?,
+        };
+        Ok(row.filter(|row| !row.tombstone))
+    }
+
+    pub(crate) fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError> {
+        Scan::new(self.instance, Some(&self.keys), range, at, with_values)
+    }
+
+    /// Gives `key` a version; `previous` is the one alive before.
+    pub(super) fn write(&mut self, key: Bytes, row: Row, previous: Option<Row>) {
+        rows::put_key_prefix(&mut self.row_key, &key);
+        rows::put_version(&mut self.row_key, row.revision);
+        rows::put_row(&mut self.row, &row);
+        self.batch.put(&self.row_key, &self.row);
+        self.state.hash = self.state.hash.wrapping_add(hash::row_hash(&self.row_key, &self.row));
+        rows::put_change(&mut self.row, &key, row.tombstone);
+        self.batch.put(rows::change_key(row.revision), &self.row);
+        let before = previous.as_ref().map_or(0, |row| row.lease);
+        if before != row.lease {
+            self.attach(before, &key, false);
+            self.attach(row.lease, &key, true);
+        }
+        self.keys.entry(key.clone()).or_default().0.push(row.clone());
+        self.changes.push(Change { key, row, previous });
+    }
+
+    fn attach(&mut self, lease: i64, key: &Bytes, attached: bool) {
+        if lease == 0 {
+            return;
+        }
+        let row_key = rows::attachment_key(lease, key);
+        if attached {
+            self.batch.put(row_key, []);
+        } else {
+            self.batch.delete(row_key);
+        }
+        self.attachments.entry(lease).or_default().insert(key.clone(), attached);
+    }
+
+    /// The keys of a lease, sorted.
+    pub(super) fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EngineError> {
+        let mut keys = self.instance.lease_keys(lease)?;
+        if let Some(changed) = self.attachments.get(&lease) {
+            keys.retain(|key| changed.get(key) != Some(&false));
+            keys.extend(changed.iter().filter(|(_, attached)| **attached).map(|(key, _)| key.clone()));
+            keys.sort();
+            keys.dedup();
+        }
+        Ok(keys)
+    }
+
+    pub(super) fn lease(&self, id: i64) -> Option<LeaseRecord> {
+        self.instance.lease(id)
+    }
+
+    /// Leases are not versioned: a reader may see one a moment before its batch is written,
+    /// which is harmless, as nothing about it has been confirmed to anybody.
+    pub(super) fn put_lease(&mut self, lease: LeaseRecord) {
+        self.batch.put(rows::lease_key(lease.id), rows::lease_row(lease.ttl, lease.remaining));
+        self.instance.leases_mut().insert(lease.id, lease);
+    }
+
+    pub(super) fn remove_lease(&mut self, id: i64) {
+        self.batch.delete(rows::lease_key(id));
+        self.instance.leases_mut().remove(&id);
+    }
+
+    pub(crate) fn set_membership(&mut self, membership: &[u8]) {
+        self.batch.put(rows::MEMBERSHIP, membership);
+    }
+
+    pub(super) fn set_attributes(&mut self, member: u64, attributes: &[u8]) {
+        self.batch.put(rows::attributes_key(member), attributes);
+    }
+
+    /// Notes the result of a request that took effect.
+    pub(crate) fn put_request(&mut self, index: u64, row: &[u8]) {
+        self.batch.put(rows::request_key(index), row);
+    }
+
+    /// Forgets the results of requests up to a log index.
+    pub(crate) fn forget_requests(&mut self, upto: u64) {
+        self.batch.delete_range(rows::request_key(0), rows::request_key(upto + 1));
+        self.state.forgotten = upto;
+    }
+
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.state.forgotten
+    }
+
+    pub(crate) fn generation(&self) -> u64 {
+        self.state.generation
+    }
+
+    pub(crate) fn revision(&self) -> i64 {
+        self.state.revision
+    }
+
+    /// Where the next change stands when it is the `sub`th of its command.
+    pub(super) fn next_revision(&self, sub: u32) -> Revision {
+        Revision { main: self.state.revision + 1, sub }
+    }
+
+    /// Writes everything and lets readers see it; returns what watchers have to know.
+    pub(crate) fn commit(mut self, applied: crate::wal::EntryId) -> Result<Vec<Change>, EngineError> {
+        self.state.applied = Some(applied);
+        self.batch.put(rows::STATE, self.state.encode());
+        self.instance.write(self.batch)?;
+        self.instance.publish(self.state);
+        self.changes.iter().for_each(|change| self.latest.note(change));
+        Ok(self.changes)
+    }
+}

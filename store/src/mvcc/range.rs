@@ -1,0 +1,114 @@
+//! Range requests: limits, filters, order.
+
+use std::cmp::Ordering;
+
+use quorate_proto::etcd::range_request::{SortOrder, SortTarget};
+use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader};
+use quorate_proto::mvccpb::KeyValue;
+
+use super::view::{KeyRange, Scan};
+use super::EngineError;
+use crate::command::ApplyError;
+
+/// The checks that need no state.
+pub(super) fn check(request: &RangeRequest) -> Result<(), ApplyError> {
+    if request.key.is_empty() {
+        return Err(ApplyError::EmptyKey);
+    }
+    let known = SortOrder::try_from(request.sort_order).is_ok() && SortTarget::try_from(request.sort_target).is_ok();
+    if known { Ok(()) } else { Err(ApplyError::InvalidSortOption) }
+}
+
+/// The revision to read at, given the current and the compacted one.
+pub(super) fn revision(request: &RangeRequest, current: i64, compacted: i64) -> Result<i64, ApplyError> {
+    match request.revision {
+        wanted if wanted <= 0 => Ok(current),
+        wanted if wanted > current => Err(ApplyError::FutureRevision),
+        wanted if wanted < compacted => Err(ApplyError::Compacted),
+        wanted => Ok(wanted),
+    }
+}
+
+pub(super) fn key_range(request: &RangeRequest) -> KeyRange<'_> {
+    KeyRange::new(&request.key, &request.range_end)
+}
+
+/// In which order, if not in that of the keys.
+fn order(request: &RangeRequest) -> Option<(SortTarget, bool)> {
+    let target = request.sort_target();
+    match (request.sort_order(), target) {
+        (SortOrder::None | SortOrder::Ascend, SortTarget::Key) => None,
+        (SortOrder::None | SortOrder::Ascend, _) => Some((target, false)),
+        (SortOrder::Descend, _) => Some((target, true)),
+    }
+}
+
+/// Whether the scan has to bring the values.
+pub(super) fn needs_values(request: &RangeRequest) -> bool {
+    let by_value = order(request).is_some_and(|(target, _)| target == SortTarget::Value);
+    !request.count_only && (!request.keys_only || by_value)
+}
+
+fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
+    let within = |value, min, max| (min == 0 || value >= min) && (max == 0 || value <= max);
+    within(kv.mod_revision, request.min_mod_revision, request.max_mod_revision)
+        && within(kv.create_revision, request.min_create_revision, request.max_create_revision)
+}
+
+fn compare(target: SortTarget, a: &KeyValue, b: &KeyValue) -> Ordering {
+    match target {
+        SortTarget::Key => a.key.cmp(&b.key),
+        SortTarget::Version => a.version.cmp(&b.version),
+        SortTarget::Create => a.create_revision.cmp(&b.create_revision),
+        SortTarget::Mod => a.mod_revision.cmp(&b.mod_revision),
+        SortTarget::Value => a.value.cmp(&b.value),
+    }
+}
+
+/// Answers `request` from the keys in `scan`. `count` is of all of them, whatever the
+/// limit and the filters.
+pub(super) fn collect(
+    request: &RangeRequest,
+    mut scan: Scan<'_>,
+    header_revision: i64,
+) -> Result<RangeResponse, EngineError> {
+    let order = order(request);
+    let limit = usize::try_from(request.limit).unwrap_or(0);
+    let limit = if limit == 0 { usize::MAX } else { limit };
+    // Sorting has to see everything before it knows what is first.
+    let stop_at = if order.is_some() { usize::MAX } else { limit };
+    let mut kvs: Vec<KeyValue> = Vec::new();
+    let (mut count, mut more) = (0, false);
+    while let Some((key, row)) = scan.next()? {
+        count += 1;
+        if request.count_only || more {
+            continue;
+        }
+        let kv = row.to_key_value(key);
+        if !passes(request, &kv) {
+            continue;
+        }
+        if kvs.len() == stop_at {
+            more = true;
+            // Only counting from here.
+            scan.skip_values();
+            continue;
+        }
+        kvs.push(kv);
+    }
+    if let Some((target, descending)) = order {
+        kvs.sort_by(|a, b| {
+            let order = compare(target, a, b);
+            if descending { order.reverse() } else { order }
+        });
+    }
+    if kvs.len() > limit {
+        kvs.truncate(limit);
+        more = true;
+    }
+    if request.keys_only {
+        kvs.iter_mut().for_each(|kv| kv.value.clear());
+    }
+    let header = Some(ResponseHeader { revision: header_revision, ..Default::default() });
+    Ok(RangeResponse { header, kvs, more, count })
+}

@@ -1,0 +1,341 @@
+//! The keys and values of the rows in RocksDB; nothing else knows them.
+//!
+//! ```text
+//! k | escaped key | !revision u64 | !sub u32  ->  a version of the key, newest first
+//! r | revision u64 | sub u32                  ->  the change log: deleted? and the key
+//! l | lease u64                               ->  a lease
+//! a | lease u64 | key                         ->  the key belongs to the lease
+//! q | log index u64                           ->  a request that took effect, its result
+//! m | name                                    ->  state of the whole
+//! ```
+//!
+//! Numbers in keys are big-endian, so that rows sort by them. A key is escaped so that
+//! no escaped key is a prefix of another and the order stays: 0 becomes 0 255, and 0 1
+//! ends it.
+
+use bytes::{Buf, BufMut, Bytes};
+use quorate_proto::mvccpb::KeyValue;
+
+use crate::wal::EntryId;
+
+pub(super) const KEYS: u8 = b'k';
+pub(super) const CHANGES: u8 = b'r';
+const LEASES: u8 = b'l';
+const ATTACHMENTS: u8 = b'a';
+const REQUESTS: u8 = b'q';
+pub(super) const STATE: &[u8] = b"mstate";
+pub(super) const MEMBERSHIP: &[u8] = b"mmembership";
+const ATTRIBUTES: &[u8] = b"mattributes";
+
+/// The bytes of a revision and sub at the end of a version's row key.
+pub(super) const VERSION_SUFFIX_LEN: usize = 12;
+
+/// Where a change stands in history: the revision, and its number within it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct Revision {
+    pub(crate) main: i64,
+    pub(crate) sub: u32,
+}
+
+/// One version of a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Row {
+    pub(crate) revision: Revision,
+    pub(crate) tombstone: bool,
+    pub(crate) create: i64,
+    pub(crate) version: i64,
+    pub(crate) lease: i64,
+    pub(crate) value: Bytes,
+}
+
+impl Row {
+    pub(crate) fn to_key_value(&self, key: Bytes) -> KeyValue {
+        KeyValue {
+            key,
+            create_revision: self.create,
+            mod_revision: self.revision.main,
+            version: self.version,
+            value: self.value.clone(),
+            lease: self.lease,
+        }
+    }
+}
+
+/// Bytes on disk that are not a row; says which.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BadRow(pub(super) &'static str);
+
+/// `k | escaped key`: what all versions of a key begin with.
+pub(super) fn put_key_prefix(buffer: &mut Vec<u8>, key: &[u8]) {
+    buffer.clear();
+    buffer.push(KEYS);
+    for (number, part) in key.split(|byte| *byte == 0).enumerate() {
+        if number > 0 {
+            buffer.extend_from_slice(&[0, 255]);
+        }
+        buffer.extend_from_slice(part);
+    }
+    buffer.extend_from_slice(&[0, 1]);
+}
+
+/// The first place behind every version of the key whose prefix is in `prefix`.
+pub(super) fn prefix_to_next_key(prefix: &mut [u8]) {
+    if let Some(last) = prefix.last_mut() {
+        *last = 2;
+    }
+}
+
+/// Completes a prefix to the row of a version. With `sub` at its maximum it is the place
+/// of the newest version that is no newer than `main`.
+pub(super) fn put_version(buffer: &mut Vec<u8>, revision: Revision) {
+    buffer.put_u64(!(revision.main as u64));
+    buffer.put_u32(!revision.sub);
+}
+
+/// Splits a version's row key into prefix and revision.
+pub(super) fn split_version(row_key: &[u8]) -> Result<(&[u8], Revision), BadRow> {
+    let bad = BadRow("the key of a version is cut short");
+    let split = row_key.len().checked_sub(VERSION_SUFFIX_LEN).ok_or(bad)?;
+    let (prefix, mut suffix) = row_key.split_at(split);
+    let main = !suffix.get_u64() as i64;
+    Ok((prefix, Revision { main, sub: !suffix.get_u32() }))
+}
+
+/// The key whose versions begin with `prefix`.
+pub(super) fn unescape(prefix: &[u8]) -> Result<Bytes, BadRow> {
+    let bad = BadRow("a key is not escaped as it should be");
+    let inner = prefix.get(1..prefix.len().saturating_sub(2)).ok_or(bad)?;
+    if !inner.contains(&0) {
+        return Ok(Bytes::copy_from_slice(inner));
+    }
+    let mut key = Vec::with_capacity(inner.len());
+    let mut bytes = inner.iter();
+    while let Some(byte) = bytes.next() {
+        key.push(*byte);
+        if *byte == 0 && bytes.next() != Some(&255) {
+            return Err(bad);
+        }
+    }
+    Ok(key.into())
+}
+
+const TOMBSTONE: u8 = 1;
+const ROW_HEADER_LEN: usize = 25;
+
+pub(super) fn put_row(buffer: &mut Vec<u8>, row: &Row) {
+    buffer.clear();
+    buffer.push(if row.tombstone { TOMBSTONE } else { 0 });
+    buffer.put_i64(row.create);
+    buffer.put_i64(row.version);
+    buffer.put_i64(row.lease);
+    buffer.extend_from_slice(&row.value);
+}
+
+/// Reads a version; its value only when asked for.
+pub(super) fn parse_row(mut bytes: &[u8], revision: Revision, with_value: bool) -> Result<Row, BadRow> {
+    if bytes.len() < ROW_HEADER_LEN {
+        return Err(BadRow("a version is cut short"));
+    }
+    let tombstone = bytes.get_u8() == TOMBSTONE;
+    let (create, version, lease) = (bytes.get_i64(), bytes.get_i64(), bytes.get_i64());
+    let value = if with_value { Bytes::copy_from_slice(bytes) } else { Bytes::new() };
+    Ok(Row { revision, tombstone, create, version, lease, value })
+}
+
+pub(super) fn change_key(revision: Revision) -> [u8; 13] {
+    let mut key = [CHANGES; 13];
+    key[1..9].copy_from_slice(&(revision.main as u64).to_be_bytes());
+    key[9..].copy_from_slice(&revision.sub.to_be_bytes());
+    key
+}
+
+pub(super) fn parse_change_key(mut bytes: &[u8]) -> Result<Revision, BadRow> {
+    if bytes.len() != 13 {
+        return Err(BadRow("the key of a change has another length"));
+    }
+    bytes.advance(1);
+    Ok(Revision { main: bytes.get_u64() as i64, sub: bytes.get_u32() })
+}
+
+pub(super) fn put_change(buffer: &mut Vec<u8>, key: &[u8], tombstone: bool) {
+    buffer.clear();
+    buffer.push(if tombstone { TOMBSTONE } else { 0 });
+    buffer.extend_from_slice(key);
+}
+
+/// Whether a change deleted, and which key.
+pub(super) fn parse_change(bytes: &[u8]) -> Result<(bool, &[u8]), BadRow> {
+    let (flags, key) = bytes.split_first().ok_or(BadRow("a change is empty"))?;
+    Ok((*flags == TOMBSTONE, key))
+}
+
+pub(super) fn lease_key(id: i64) -> [u8; 9] {
+    numbered(LEASES, id as u64)
+}
+
+pub(super) fn request_key(index: u64) -> [u8; 9] {
+    numbered(REQUESTS, index)
+}
+
+fn numbered(kind: u8, number: u64) -> [u8; 9] {
+    let mut key = [kind; 9];
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// All rows of a kind lie between these.
+pub(super) fn bounds(kind: u8) -> ([u8; 1], [u8; 1]) {
+    ([kind], [kind + 1])
+}
+
+pub(super) fn lease_bounds() -> ([u8; 1], [u8; 1]) {
+    bounds(LEASES)
+}
+
+pub(super) fn request_bounds() -> ([u8; 1], [u8; 1]) {
+    bounds(REQUESTS)
+}
+
+pub(super) fn parse_number(row_key: &[u8]) -> Result<u64, BadRow> {
+    let number = row_key.get(1..9).and_then(|bytes| bytes.try_into().ok());
+    number.map(u64::from_be_bytes).ok_or(BadRow("the key of a row is cut short"))
+}
+
+pub(super) fn lease_row(ttl: i64, remaining: i64) -> [u8; 16] {
+    let mut row = [0; 16];
+    row[..8].copy_from_slice(&ttl.to_be_bytes());
+    row[8..].copy_from_slice(&remaining.to_be_bytes());
+    row
+}
+
+pub(super) fn parse_lease_row(mut bytes: &[u8]) -> Result<(i64, i64), BadRow> {
+    if bytes.len() != 16 {
+        return Err(BadRow("a lease has another length"));
+    }
+    Ok((bytes.get_i64(), bytes.get_i64()))
+}
+
+pub(super) fn attachment_key(lease: i64, key: &[u8]) -> Vec<u8> {
+    let mut row = Vec::with_capacity(9 + key.len());
+    row.extend_from_slice(&numbered(ATTACHMENTS, lease as u64));
+    row.extend_from_slice(key);
+    row
+}
+
+pub(super) fn attributes_key(member: u64) -> Vec<u8> {
+    [ATTRIBUTES, &member.to_be_bytes()].concat()
+}
+
+pub(super) fn attributes_prefix() -> &'static [u8] {
+    ATTRIBUTES
+}
+
+/// The state of the whole, one row, written with every batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct State {
+    pub(super) applied: Option<EntryId>,
+    pub(super) revision: i64,
+    pub(super) compact_revision: i64,
+    pub(super) generation: u64,
+    /// The sum of the hashes of every row ever written.
+    pub(super) hash: u64,
+    /// Requests that took effect up to this log index may be forgotten.
+    pub(super) forgotten: u64,
+}
+
+/// Raised when the program of the version before could misread a row.
+const FORMAT_VERSION: u8 = 1;
+
+impl State {
+    /// etcd's: an empty store is at revision 1, and nothing was compacted.
+    pub(super) const EMPTY: State =
+        State { applied: None, revision: 1, compact_revision: -1, generation: 1, hash: 0, forgotten: 0 };
+
+    pub(super) fn encode(&self) -> [u8; 66] {
+        let mut row = [0; 66];
+        let mut rest = &mut row[..];
+        let id = self.applied.unwrap_or_default();
+        rest.put_u8(FORMAT_VERSION);
+        rest.put_u8(self.applied.is_some() as u8);
+        for number in [id.term, id.node, id.index, self.revision as u64, self.compact_revision as u64] {
+            rest.put_u64(number);
+        }
+        for number in [self.generation, self.hash, self.forgotten] {
+            rest.put_u64(number);
+        }
+        row
+    }
+
+    pub(super) fn decode(mut bytes: &[u8]) -> Result<State, BadRow> {
+        if bytes.first() != Some(&FORMAT_VERSION) {
+            return Err(BadRow("the state is of another format version"));
+        }
+        if bytes.len() != 66 {
+            return Err(BadRow("the state has another length"));
+        }
+        bytes.advance(1);
+        let present = bytes.get_u8() != 0;
+        let id = EntryId { term: bytes.get_u64(), node: bytes.get_u64(), index: bytes.get_u64() };
+        Ok(State {
+            applied: present.then_some(id),
+            revision: bytes.get_u64() as i64,
+            compact_revision: bytes.get_u64() as i64,
+            generation: bytes.get_u64(),
+            hash: bytes.get_u64(),
+            forgotten: bytes.get_u64(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn prefix(key: &[u8]) -> Vec<u8> {
+        let mut buffer = Vec::new();
+        put_key_prefix(&mut buffer, key);
+        buffer
+    }
+
+    #[test]
+    fn escaping_keeps_the_order_and_reads_back() {
+        let mut keys: Vec<&[u8]> =
+            vec![b"\0", b"\0\0", b"\0\x01", b"\0\xff", b"a", b"a\0", b"a\0b", b"a\x01", b"ab", b"b", b"\xff"];
+        keys.sort();
+        for pair in keys.windows(2) {
+            assert!(prefix(pair[0]) < prefix(pair[1]), "{pair:?}");
+            let mut after = prefix(pair[0]);
+            prefix_to_next_key(&mut after);
+            assert!(after < prefix(pair[1]) && after > prefix(pair[0]), "{pair:?}");
+            assert!(!prefix(pair[1]).starts_with(&prefix(pair[0])));
+        }
+        for key in keys {
+            assert_eq!(unescape(&prefix(key)), Ok(Bytes::copy_from_slice(key)));
+        }
+        assert!(unescape(b"k").is_err() && unescape(b"ka\0b\0\x01").is_err());
+    }
+
+    #[test]
+    fn newer_versions_sort_first() {
+        let row = |main, sub| {
+            let mut buffer = prefix(b"key");
+            put_version(&mut buffer, Revision { main, sub });
+            buffer
+        };
+        assert!(row(9, 0) < row(8, 5) && row(8, 5) < row(8, 4));
+        let wanted = Revision { main: 8, sub: 5 };
+        assert_eq!(split_version(&row(8, 5)), Ok((&prefix(b"key")[..], wanted)));
+        assert!(split_version(b"k").is_err());
+    }
+
+    #[test]
+    fn state_reads_back_as_written() {
+        let id = EntryId { term: 1, node: 2, index: 3 };
+        let state = State { applied: Some(id), compact_revision: 4, ..State::EMPTY };
+        for state in [State::EMPTY, state] {
+            assert_eq!(State::decode(&state.encode()), Ok(state));
+            assert!(State::decode(&state.encode()[..65]).is_err());
+        }
+        assert!(State::decode(&[2; 66]).is_err());
+    }
+}

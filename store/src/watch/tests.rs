@@ -1,0 +1,176 @@
+//! Watches over the real engine: what they see, and when.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use quorate_proto::etcd::{
+    CompactionRequest, DeleteRangeRequest, PutRequest, WatchCreateRequest, WatchResponse,
+};
+use quorate_proto::mvccpb::event::EventType;
+
+use super::*;
+use crate::apply::{Entry, Payload, StateMachine};
+use crate::command::{Command, Operation};
+use crate::mvcc::Config;
+use crate::wal::EntryId;
+
+struct Fixture {
+    machine: StateMachine,
+    _directory: tempfile::TempDir,
+}
+
+impl Fixture {
+    fn new(history_bytes: usize) -> Fixture {
+        let directory = tempfile::tempdir().expect("a directory");
+        let config = Config { history_bytes, ..Config::new(directory.path().join("state")) };
+        Fixture { machine: StateMachine::open(config).expect("it opens"), _directory: directory }
+    }
+
+    fn apply(&mut self, operation: Operation) {
+        let index = self.machine.applied().map_or(1, |id| id.index + 1);
+        let payload = Payload::Command(Command::new(operation));
+        self.machine.apply(vec![Entry { id: EntryId { term: 1, node: 1, index }, payload }]).expect("it applies");
+    }
+
+    fn put(&mut self, key: &'static str, value: &str) {
+        let value = Bytes::copy_from_slice(value.as_bytes());
+        self.apply(Operation::Put(PutRequest { key: key.into(), value, ..Default::default() }));
+    }
+
+    fn delete(&mut self, key: &'static str) {
+        self.apply(Operation::DeleteRange(DeleteRangeRequest { key: key.into(), ..Default::default() }));
+    }
+
+    fn watch(&self, request: WatchCreateRequest) -> Watcher {
+        self.machine.hub().watch(request)
+    }
+}
+
+fn all_from(start_revision: i64) -> WatchCreateRequest {
+    WatchCreateRequest {
+        key: vec![0].into(),
+        range_end: vec![0].into(),
+        start_revision,
+        prev_kv: true,
+        ..Default::default()
+    }
+}
+
+async fn next(watcher: &mut Watcher) -> WatchResponse {
+    let response = tokio::time::timeout(Duration::from_secs(10), watcher.next()).await;
+    response.expect("a response in time").expect("the watch goes on")
+}
+
+async fn is_silent(watcher: &mut Watcher) -> bool {
+    tokio::time::timeout(Duration::from_millis(50), watcher.next()).await.is_err()
+}
+
+/// Reads revisions until one is reached.
+async fn revisions_upto(watcher: &mut Watcher, last: i64) -> Vec<i64> {
+    let mut seen = Vec::new();
+    while seen.last() != Some(&last) {
+        let response = next(watcher).await;
+        assert!(!response.canceled, "canceled after {seen:?}");
+        seen.extend(response.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)));
+    }
+    seen
+}
+
+#[tokio::test]
+async fn events_come_once_in_order_from_history_and_from_the_ring() {
+    // A ring of two or three events: most is read from the change log.
+    let mut fixture = Fixture::new(700);
+    let mut early = fixture.watch(all_from(0));
+    for number in 0..3000 {
+        fixture.put(if number % 2 == 0 { "a" } else { "b" }, &number.to_string());
+    }
+    let mut late = fixture.watch(all_from(1500));
+    assert_eq!(revisions_upto(&mut late, 3001).await, (1500..=3001).collect::<Vec<_>>());
+    assert_eq!(revisions_upto(&mut early, 3001).await, (2..=3001).collect::<Vec<_>>());
+    fixture.put("a", "live");
+    for watcher in [&mut early, &mut late] {
+        let response = next(watcher).await;
+        assert_eq!(response.header.map(|header| header.revision), Some(3002));
+        let event = &response.events[0];
+        assert_eq!(event.prev_kv.as_ref().map(|kv| &kv.value[..]), Some(&b"2998"[..]));
+    }
+}
+
+#[tokio::test]
+async fn a_watch_sees_its_keys_and_kinds_only() {
+    let mut fixture = Fixture::new(1 << 20);
+    let no_puts = WatchCreateRequest { key: "a".into(), filters: vec![0], ..Default::default() };
+    let no_deletes = WatchCreateRequest { key: "a".into(), filters: vec![1], watch_id: 5, ..Default::default() };
+    let (mut deletes, mut puts) = (fixture.watch(no_puts), fixture.watch(no_deletes));
+    fixture.put("a", "1");
+    fixture.put("b", "1");
+    fixture.delete("a");
+    let deleted = next(&mut deletes).await;
+    assert_eq!((deleted.events.len(), deleted.events[0].r#type()), (1, EventType::Delete));
+    let kv = deleted.events[0].kv.clone().expect("a key");
+    assert_eq!((kv.mod_revision, kv.create_revision, kv.value.len()), (4, 0, 0));
+    assert!(deleted.events[0].prev_kv.is_none(), "it was not asked for");
+    let written = next(&mut puts).await;
+    assert_eq!((written.events.len(), written.events[0].r#type(), written.watch_id), (1, EventType::Put, 5));
+    assert!(is_silent(&mut puts).await);
+}
+
+#[tokio::test]
+async fn a_start_before_the_compacted_revision_is_canceled_and_at_it_is_not() {
+    let mut fixture = Fixture::new(1);
+    for _ in 0..5 {
+        fixture.put("a", "x");
+        fixture.delete("a");
+    }
+    let revision = fixture.machine.engine().revision();
+    assert_eq!(revision, 11);
+    fixture.apply(Operation::Compact(CompactionRequest { revision, physical: true }));
+    let mut before = fixture.watch(all_from(revision - 1));
+    let response = next(&mut before).await;
+    assert!(response.canceled);
+    assert_eq!(response.compact_revision, revision);
+    assert_eq!(before.next().await, None);
+    let mut at = fixture.watch(all_from(revision));
+    let response = next(&mut at).await;
+    assert_eq!(response.events.len(), 1);
+    assert_eq!(response.events[0].r#type(), EventType::Delete);
+}
+
+#[tokio::test]
+async fn a_future_start_sees_nothing_before_it() {
+    let mut fixture = Fixture::new(1 << 20);
+    let mut watcher = fixture.watch(all_from(4));
+    fixture.put("a", "2");
+    watcher.request_progress();
+    assert!(is_silent(&mut watcher).await);
+    assert_eq!(watcher.progress(), None);
+    fixture.put("a", "3");
+    fixture.put("a", "4");
+    let response = next(&mut watcher).await;
+    assert_eq!(response.events.len(), 1);
+    assert_eq!(response.events[0].kv.as_ref().map(|kv| kv.mod_revision), Some(4));
+}
+
+#[tokio::test]
+async fn progress_is_what_was_handed_out() {
+    let mut fixture = Fixture::new(1 << 20);
+    let mut watcher = fixture.watch(WatchCreateRequest { key: "quiet".into(), ..Default::default() });
+    fixture.put("loud", "x");
+    assert_eq!(watcher.progress(), None, "it has not looked at revision 2");
+    watcher.request_progress();
+    let response = next(&mut watcher).await;
+    assert_eq!((response.events.len(), response.header.map(|header| header.revision)), (0, Some(2)));
+    assert_eq!(watcher.progress(), Some(2));
+}
+
+#[tokio::test]
+async fn a_slow_watcher_delays_nobody_and_loses_nothing() {
+    let mut fixture = Fixture::new(2000);
+    let mut slow = fixture.watch(all_from(0));
+    let mut fast = fixture.watch(all_from(0));
+    for revision in 2..200 {
+        fixture.put("a", "some value that fills the ring before long");
+        assert_eq!(revisions_upto(&mut fast, revision).await, [revision]);
+    }
+    assert_eq!(revisions_upto(&mut slow, 199).await, (2..200).collect::<Vec<_>>());
+}

@@ -1,0 +1,172 @@
+//! One watch: a cursor into history.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_proto::etcd::watch_create_request::FilterType;
+use quorate_proto::etcd::{ResponseHeader, WatchCreateRequest, WatchResponse};
+use quorate_proto::mvccpb::Event;
+use quorate_proto::mvccpb::event::EventType;
+use tokio::sync::watch;
+
+use super::Hub;
+use super::hub::{self, Recent};
+use crate::command::ApplyError;
+use crate::mvcc::{History, KeyRange, ReadError};
+
+/// So many revisions are read from the change log at once (etcd's number).
+const MAX_REVISIONS_PER_READ: usize = 1000;
+
+/// Receives the events of one watch. Dropping it ends the watch.
+pub struct Watcher {
+    hub: Arc<Hub>,
+    published: watch::Receiver<i64>,
+    watch_id: i64,
+    key: Bytes,
+    range_end: Bytes,
+    without_puts: bool,
+    without_deletes: bool,
+    prev_kv: bool,
+    start: i64,
+    /// Every event before this revision was handed out.
+    cursor: i64,
+    progress_wanted: bool,
+    ended: bool,
+}
+
+impl Watcher {
+    pub(super) fn new(
+        hub: Arc<Hub>,
+        published: watch::Receiver<i64>,
+        request: WatchCreateRequest,
+        start: i64,
+    ) -> Watcher {
+        let has = |filter: FilterType| request.filters.contains(&filter.into());
+        Watcher {
+            hub,
+            published,
+            watch_id: request.watch_id,
+            without_puts: has(FilterType::Noput),
+            without_deletes: has(FilterType::Nodelete),
+            // As etcd: an empty key is the smallest one.
+            key: if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key },
+            range_end: request.range_end,
+            prev_kv: request.prev_kv,
+            start,
+            cursor: start,
+            progress_wanted: false,
+            ended: false,
+        }
+    }
+
+    /// The next response: events, progress that was asked for, or the end of the watch
+    /// because its history was compacted; after that `None`. Waits as long as it takes.
+    ///
+    /// Events of one revision come in one response. Cancel-safe: what is not handed out
+    /// comes with the next call.
+    pub async fn next(&mut self) -> Option<WatchResponse> {
+        while !self.ended {
+            // Marked as seen before looking, so that nothing published later is overlooked.
+            self.published.borrow_and_update();
+            let response = match self.hub.recent(self.cursor) {
+                Recent::Synced if self.progress_wanted => match self.progress() {
+                    Some(revision) => {
+                        self.progress_wanted = false;
+                        Some(self.response(revision, Vec::new()))
+                    }
+                    None => None,
+                },
+                Recent::Synced => None,
+                Recent::Batches(batches, upto) => {
+                    let cursor = self.cursor;
+                    let events = batches.iter().flat_map(|batch| &batch.events);
+                    let events = events.filter(|event| hub::revision_of(event) >= cursor);
+                    let events: Vec<Event> = events.filter_map(|event| self.select(event)).collect();
+                    self.cursor = upto + 1;
+                    let Some(last) = events.last() else { continue };
+                    Some(self.response(hub::revision_of(last), events))
+                }
+                Recent::Missed => match self.read_behind().await {
+                    Some(response) => Some(response),
+                    None => continue,
+                },
+            };
+            if response.is_some() {
+                return response;
+            }
+            if self.published.changed().await.is_err() {
+                self.ended = true;
+            }
+        }
+        None
+    }
+
+    /// The revision up to which every event was handed out, when that is all there is;
+    /// never below a start that is still to come.
+    pub fn progress(&self) -> Option<i64> {
+        let published = *self.published.borrow();
+        (self.cursor > published && published >= self.start).then_some(published)
+    }
+
+    /// Makes `next` answer with an empty response once everything was handed out.
+    pub fn request_progress(&mut self) {
+        self.progress_wanted = true;
+        // Wakes nobody: who calls this holds the watcher, so `next` is not waiting.
+    }
+
+    /// Reads a piece of the change log; `None` when nothing in it matches.
+    async fn read_behind(&mut self) -> Option<WatchResponse> {
+        let engine = self.hub.engine().clone();
+        let from = self.cursor;
+        let read = tokio::task::spawn_blocking(move || {
+            engine.changes(from, MAX_REVISIONS_PER_READ).map(|history| (history, engine.revision()))
+        });
+        match read.await {
+            Ok(Ok((History { changes, upto }, current))) => {
+                let events: Vec<Event> =
+                    changes.into_iter().map(hub::event).filter_map(|event| self.select(&event)).collect();
+                self.cursor = self.cursor.max(upto + 1);
+                (!events.is_empty()).then(|| self.response(current, events))
+            }
+            Ok(Err(ReadError::Apply(ApplyError::Compacted))) => {
+                self.ended = true;
+                let mut response = self.response(self.hub.engine().revision(), Vec::new());
+                response.canceled = true;
+                response.compact_revision = self.hub.engine().compact_revision();
+                Some(response)
+            }
+            Ok(Err(error)) => {
+                tracing::error!(error = &error as &dyn std::error::Error, "a watch cannot read history");
+                self.cancel("the change log cannot be read")
+            }
+            Err(_) => self.cancel("etcdserver: server stopped"),
+        }
+    }
+
+    fn cancel(&mut self, reason: &str) -> Option<WatchResponse> {
+        self.ended = true;
+        let mut response = self.response(self.hub.engine().revision(), Vec::new());
+        response.canceled = true;
+        response.cancel_reason = reason.to_owned();
+        Some(response)
+    }
+
+    /// The event as this watch wants it.
+    fn select(&self, event: &Event) -> Option<Event> {
+        let unwanted = match event.r#type() {
+            EventType::Put => self.without_puts,
+            EventType::Delete => self.without_deletes,
+        };
+        let key = &event.kv.as_ref()?.key;
+        if unwanted || !KeyRange::new(&self.key, &self.range_end).contains(key) {
+            return None;
+        }
+        let prev_kv = if self.prev_kv { event.prev_kv.clone() } else { None };
+        Some(Event { r#type: event.r#type, kv: event.kv.clone(), prev_kv })
+    }
+
+    fn response(&self, revision: i64, events: Vec<Event>) -> WatchResponse {
+        let header = Some(ResponseHeader { revision, ..Default::default() });
+        WatchResponse { header, watch_id: self.watch_id, events, ..Default::default() }
+    }
+}
