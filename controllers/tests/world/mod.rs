@@ -26,8 +26,8 @@ type Key = (GroupVersionResource, String, String);
 #[derive(Clone)]
 pub(crate) struct World {
     shared: Arc<Shared>,
-    /// How late watchers through this handle hear of changes.
-    lag: Duration,
+    /// Of which resource watchers through this handle hear late, and how late.
+    lag: Option<(GroupVersionResource, Duration)>,
 }
 
 struct Shared {
@@ -59,12 +59,12 @@ impl World {
             revision: watch::Sender::new(0),
             fence: Mutex::new(None),
         };
-        Self { shared: Arc::new(shared), lag: Duration::ZERO }
+        Self { shared: Arc::new(shared), lag: None }
     }
 
-    /// The same world, of which watchers hear later.
-    pub(crate) fn lagging(&self, lag: Duration) -> Self {
-        Self { lag, ..self.clone() }
+    /// The same world, whose watchers hear late of one resource.
+    pub(crate) fn lagging(&self, resource: GroupVersionResource, lag: Duration) -> Self {
+        Self { lag: Some((resource, lag)), ..self.clone() }
     }
 
     /// Whose writes are taken from now on, of those that carry a fence.
@@ -227,6 +227,7 @@ impl Client for World {
         revision: u64,
     ) -> BoxFuture<'a, Result<BoxStream<'static, Result<WatchEvent>>>> {
         let (world, resource) = (self.clone(), resource.clone());
+        let lag = self.lag.as_ref().filter(|(late, _)| *late == resource).map_or(Duration::ZERO, |(_, lag)| *lag);
         let start = (self.shared.revision.subscribe(), revision);
         let events = stream::unfold(start, move |(mut signal, seen)| {
             let (world, resource) = (world.clone(), resource.clone());
@@ -236,7 +237,7 @@ impl Client for World {
                     let is_next = |entry: &&Entry| entry.revision > seen && entry.resource == resource;
                     let next = world.state().log.iter().find(is_next).map(|entry| (entry.revision, entry.event.clone(), entry.at));
                     if let Some((revision, event, at)) = next {
-                        tokio::time::sleep_until(at + world.lag).await;
+                        tokio::time::sleep_until(at + lag).await;
                         return Some((Ok(event), (signal, revision)));
                     }
                     signal.changed().await.ok()?;
