@@ -5,6 +5,7 @@ pub mod admission;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
+pub mod client;
 pub mod discovery;
 pub mod handlers;
 pub mod http;

@@ -1,23 +1,28 @@
 //! GET of a collection.
 
-use std::sync::Arc;
+use quorate_proto::status::Status;
 
-use http::StatusCode;
-use quorate_proto::object::Object;
-use quorate_proto::status::{ListMeta, Status};
-
-use crate::http::body::json_bytes;
-use crate::http::{Answer, ApiRequest, Form, Query};
-use crate::registry::{ListQuery, Listed, Registry};
-use crate::schema::ResourceDef;
+use super::render;
+use crate::http::{Answer, ApiRequest, Query};
+use crate::registry::status::{invalid_list_options, not_supported};
+use crate::registry::{ListQuery, Registry};
+use crate::schema::{ResourceDef, Verb};
 
 pub(super) async fn list(registry: &Registry, def: &'static ResourceDef, request: &ApiRequest) -> Answer {
-    let query = list_query(&request.query)?;
-    let listed = registry.list(def, &request.info.namespace, &query).await?;
-    match &request.form {
-        Form::Object => Ok(json_bytes(StatusCode::OK, join(def, &listed))),
-        form => Err(Status::failure(406, "NotAcceptable", format!("{form:?} is not supported yet"))),
+    if !def.has_verb(Verb::List) {
+        return Err(not_supported(def, "list"));
     }
+    if request.query.get("sendInitialEvents").is_some() {
+        let message = "Forbidden: sendInitialEvents is forbidden for list".to_owned();
+        return Err(invalid_list_options("sendInitialEvents", "FieldValueForbidden", message));
+    }
+    let listed = registry.list(def, namespace(def, request), &list_query(&request.query)?).await?;
+    render::list(def, &listed, request)
+}
+
+/// The namespace that a collection is limited to; cluster-scoped ones never are.
+pub(super) fn namespace<'a>(def: &ResourceDef, request: &'a ApiRequest) -> &'a str {
+    if def.namespaced { &request.info.namespace } else { "" }
 }
 
 /// Reads the options of a list, or of a deletecollection.
@@ -34,32 +39,4 @@ pub(super) fn list_query(query: &Query) -> Result<ListQuery, Status> {
         limit: usize::try_from(limit).unwrap_or(0),
         continue_token: query.text("continue").to_owned(),
     })
-}
-
-/// The metadata of a list.
-pub(super) fn list_meta(listed: &Listed) -> ListMeta {
-    ListMeta {
-        resource_version: listed.revision.to_string(),
-        continue_token: listed.continue_token.clone(),
-        remaining_item_count: listed.remaining.map(|count| i64::try_from(count).unwrap_or(i64::MAX)),
-    }
-}
-
-fn join(def: &ResourceDef, listed: &Listed) -> Vec<u8> {
-    join_items(def.list_kind, &def.api_version(), &list_meta(listed), &listed.items)
-}
-
-/// A list of a built-in kind: its items stand without kind and apiVersion, as upstream's do.
-pub(super) fn join_items(kind: &str, api_version: &str, meta: &ListMeta, items: &[Arc<Object>]) -> Vec<u8> {
-    let size: usize = items.iter().map(|item| item.json().len() + 2).sum();
-    let mut out = Vec::with_capacity(size + 256);
-    out.extend_from_slice(format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":").as_bytes());
-    serde_json::to_writer(&mut out, meta).expect("writing to memory does not fail");
-    out.extend_from_slice(b",\"items\":[");
-    for (index, item) in items.iter().enumerate() {
-        out.extend_from_slice(if index == 0 { b"{" } else { b",{" });
-        out.extend_from_slice(&item.json_without_kind());
-    }
-    out.extend_from_slice(b"]}");
-    out
 }

@@ -4,17 +4,31 @@
 //! [`strategy::Strategy`] what its kind needs beyond that. Reads come from the watch
 //! cache; writes are optimistic transactions on the store.
 
+mod allocate;
+mod apps;
+mod batch;
+mod compactor;
 pub mod context;
-mod convert;
+pub(crate) mod convert;
+mod core;
+mod create;
+pub(crate) mod delete;
 pub mod hooks;
+mod misc;
 mod read;
 pub(crate) mod status;
+mod strategy;
+mod subresources;
+mod update;
+mod validation;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
 use ipnet::Ipv4Net;
+use quorate_proto::fence::Fence;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
@@ -23,7 +37,9 @@ use crate::storage::Storage;
 use crate::watch_cache::WatchCache;
 use hooks::VirtualResource;
 
+pub use delete::{DeleteRequest, Deleted};
 pub use read::{ListQuery, Listed, WatchQuery, Watching};
+pub use update::{PatchBody, Written};
 
 /// What the cluster's administrator decides about objects.
 #[derive(Clone, Debug)]
@@ -57,6 +73,7 @@ struct Inner {
     admission: OnceLock<Arc<dyn Admission>>,
     /// By group, resource and subresource.
     virtuals: RwLock<HashMap<(String, String, String), Arc<dyn VirtualResource>>>,
+    ending: CancellationToken,
 }
 
 /// The object that a request is about.
@@ -92,13 +109,23 @@ impl Registry {
                 config,
                 admission: OnceLock::new(),
                 virtuals: RwLock::default(),
+                ending: CancellationToken::new(),
             }),
         }
     }
 
-    /// Keeps the caches up to date until `cancel`.
-    pub async fn run(&self, cancel: CancellationToken) {
-        self.inner.cache.run(cancel).await;
+    /// Keeps the caches up to date and, while this server leads, the store's history
+    /// short, until `cancel`.
+    pub async fn run(&self, leadership: watch::Receiver<Option<Fence>>, cancel: CancellationToken) {
+        tokio::join!(self.inner.cache.run(cancel.clone()), compactor::run(self, leadership, cancel.clone()), async {
+            cancel.cancelled().await;
+            self.inner.ending.cancel();
+        });
+    }
+
+    /// Cancelled when the server is about to go: watches end in order.
+    pub fn ending(&self) -> &CancellationToken {
+        &self.inner.ending
     }
 
     /// Sets the admission chain, once and before the first request; without one, every
@@ -122,5 +149,14 @@ impl Registry {
 
     fn storage(&self) -> &Arc<dyn Storage> {
         &self.inner.storage
+    }
+
+    fn admission(&self) -> Option<&Arc<dyn Admission>> {
+        self.inner.admission.get()
+    }
+
+    fn virtual_resource(&self, def: &ResourceDef, subresource: &str) -> Option<Arc<dyn VirtualResource>> {
+        let key = (def.group.to_owned(), def.resource.to_owned(), subresource.to_owned());
+        self.inner.virtuals.read().unwrap_or_else(PoisonError::into_inner).get(&key).cloned()
     }
 }

@@ -5,6 +5,8 @@
 //! store's own, so that it means the same on every API server.
 
 pub mod continue_token;
+pub mod etcd;
+mod messages;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;

@@ -31,10 +31,10 @@ struct State {
 
 /// A change as the feed delivers it: the object's new state, or `None` for a deletion.
 #[derive(Debug)]
-pub struct Incoming {
-    pub key: String,
-    pub revision: u64,
-    pub object: Option<Arc<Object>>,
+pub(super) struct Incoming {
+    pub(super) key: String,
+    pub(super) revision: u64,
+    pub(super) object: Option<Arc<Object>>,
 }
 
 /// A part of the objects, all true at one revision.

@@ -19,24 +19,24 @@ const MAX_BYTES: usize = 64 << 20;
 
 /// One change of one object.
 #[derive(Debug)]
-pub struct Change {
-    pub revision: u64,
+pub(super) struct Change {
+    pub(super) revision: u64,
     /// `None`: deleted.
-    pub object: Option<Arc<Object>>,
+    pub(super) object: Option<Arc<Object>>,
     /// `None`: created, or no longer known.
-    pub previous: Option<Arc<Object>>,
+    pub(super) previous: Option<Arc<Object>>,
     /// The previous state at the revision of this change, made when first asked for.
     last_state: OnceLock<Option<Arc<Object>>>,
 }
 
 impl Change {
-    pub fn new(revision: u64, object: Option<Arc<Object>>, previous: Option<Arc<Object>>) -> Self {
+    pub(super) fn new(revision: u64, object: Option<Arc<Object>>, previous: Option<Arc<Object>>) -> Self {
         Self { revision, object, previous, last_state: OnceLock::new() }
     }
 
     /// What a watcher is shown when the object leaves its sight: the last state it could
     /// see, carrying the revision of the change.
-    pub fn last_state(&self) -> Option<&Arc<Object>> {
+    pub(super) fn last_state(&self) -> Option<&Arc<Object>> {
         self.last_state
             .get_or_init(|| {
                 let previous = self.previous.as_ref()?;
@@ -53,7 +53,7 @@ impl Change {
 
 /// The events themselves.
 #[derive(Debug, Default)]
-pub struct Window {
+pub(super) struct Window {
     changes: VecDeque<Arc<Change>>,
     /// The sequence number of the first change that is kept.
     first: u64,
@@ -64,20 +64,20 @@ pub struct Window {
 
 /// The watcher's place is no longer in the window.
 #[derive(Debug, PartialEq, Eq)]
-pub struct FellOut {
-    pub floor: u64,
+pub(super) struct FellOut {
+    pub(super) floor: u64,
 }
 
 impl Window {
     /// An empty window that knows everything after `floor`. Cursors of older windows fall out.
-    pub fn restart(&mut self, floor: u64) {
+    pub(super) fn restart(&mut self, floor: u64) {
         self.first = self.next() + 1;
         self.changes.clear();
         self.bytes = 0;
         self.floor = floor;
     }
 
-    pub fn push(&mut self, change: Arc<Change>) {
+    pub(super) fn push(&mut self, change: Arc<Change>) {
         self.bytes += change.size();
         self.changes.push_back(change);
         while self.changes.len() > MAX_EVENTS || (self.bytes > MAX_BYTES && self.changes.len() > 1) {
@@ -88,12 +88,8 @@ impl Window {
         }
     }
 
-    pub fn floor(&self) -> u64 {
-        self.floor
-    }
-
     /// The sequence number of the next change to come.
-    pub fn next(&self) -> u64 {
+    pub(super) fn next(&self) -> u64 {
         self.first + self.changes.len() as u64
     }
 
@@ -101,7 +97,7 @@ impl Window {
     ///
     /// # Errors
     /// When changes after `revision` have left the window.
-    pub fn seek(&self, revision: u64) -> Result<u64, FellOut> {
+    pub(super) fn seek(&self, revision: u64) -> Result<u64, FellOut> {
         if revision < self.floor {
             return Err(FellOut { floor: self.floor });
         }
@@ -113,7 +109,7 @@ impl Window {
     ///
     /// # Errors
     /// When the change at `cursor` has left the window.
-    pub fn read(&self, cursor: u64, limit: usize) -> Result<Vec<Arc<Change>>, FellOut> {
+    pub(super) fn read(&self, cursor: u64, limit: usize) -> Result<Vec<Arc<Change>>, FellOut> {
         let Some(offset) = cursor.checked_sub(self.first) else {
             return Err(FellOut { floor: self.floor });
         };

@@ -1,0 +1,230 @@
+//! GET with `watch=true`: an answer that goes on.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use http::{HeaderValue, Response, StatusCode, header};
+use quorate_proto::object::Object;
+use quorate_proto::status::Status;
+use rand::RngExt;
+use serde_json::{Value, json};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::{list, render};
+use crate::http::body::stream;
+use crate::http::{Answer, ApiRequest, Form, Query};
+use crate::registry::convert;
+use crate::registry::status::not_supported;
+use crate::registry::{Registry, WatchQuery, Watching};
+use crate::schema::{ResourceDef, Verb};
+use crate::table::render as render_table;
+use crate::watch_cache::{Seen, Watcher};
+
+/// How often a client hears how far the server is. Upstream's interval.
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+
+/// A watch without `timeoutSeconds` ends after this long, or up to twice as long.
+/// kube-apiserver's `--min-request-timeout`.
+const MIN_TIMEOUT_SECONDS: u64 = 1800;
+
+pub(super) async fn watch(registry: &Registry, def: &'static ResourceDef, request: &ApiRequest) -> Answer {
+    if !def.has_verb(Verb::Watch) {
+        return Err(not_supported(def, "watch"));
+    }
+    let query = watch_query(request)?;
+    let timeout = timeout(&request.query)?;
+    let watching = match registry.watch(def, list::namespace(def, request), &query).await {
+        Ok(watching) => watching,
+        // Upstream says so inside the stream; clients look for it there.
+        Err(status) if status.is_expired() => {
+            return Ok(respond(futures::stream::iter([error_frame(&status)])));
+        }
+        Err(status) => return Err(status),
+    };
+    let frames = Frames { def, request: request.clone(), bookmarks: request.query.flag("allowWatchBookmarks"), headers: true };
+    let watch = Watch {
+        frames,
+        watching: Some(watching),
+        watcher: None,
+        deadline: Instant::now() + timeout,
+        ending: registry.ending().clone(),
+    };
+    Ok(respond(futures::stream::unfold(Some(watch), Watch::step)))
+}
+
+fn respond(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response<crate::http::Body> {
+    let mut response = Response::new(stream(chunks));
+    *response.status_mut() = StatusCode::OK;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn watch_query(request: &ApiRequest) -> Result<WatchQuery, Status> {
+    let (query, info) = (&request.query, &request.info);
+    let mut fields = query.text("fieldSelector").to_owned();
+    if !info.name.is_empty() && !info.name_from_selector {
+        // The old path `/watch/…/name`.
+        let separator = if fields.is_empty() { "" } else { "," };
+        fields = format!("{fields}{separator}metadata.name={}", info.name);
+    }
+    Ok(WatchQuery {
+        labels: query.text("labelSelector").to_owned(),
+        fields,
+        resource_version: query.text("resourceVersion").to_owned(),
+        resource_version_match: query.text("resourceVersionMatch").to_owned(),
+        send_initial_events: query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents")),
+    })
+}
+
+fn timeout(query: &Query) -> Result<Duration, Status> {
+    let seconds = match query.text("timeoutSeconds") {
+        "" | "0" => rand::rng().random_range(MIN_TIMEOUT_SECONDS..2 * MIN_TIMEOUT_SECONDS),
+        text => text.parse().map_err(|_| Status::bad_request(format!("timeoutSeconds: Invalid value: {text:?}")))?,
+    };
+    // A year is as good as forever, and far from what a clock can add.
+    Ok(Duration::from_secs(seconds.min(365 * 24 * 3600)))
+}
+
+struct Watch {
+    frames: Frames,
+    /// What is sent first; `None` once it was.
+    watching: Option<Watching>,
+    watcher: Option<Watcher>,
+    deadline: Instant,
+    ending: CancellationToken,
+}
+
+impl Watch {
+    /// The next chunk of the answer: as many events as there are.
+    async fn step(watch: Option<Self>) -> Option<(Bytes, Option<Self>)> {
+        let mut watch = watch?;
+        if let Some(Watching { initial, initial_end, watcher }) = watch.watching.take() {
+            watch.watcher = Some(watcher);
+            let mut out = Vec::new();
+            for object in &initial {
+                watch.frames.event(&mut out, "ADDED", object);
+            }
+            if let Some(revision) = initial_end {
+                watch.frames.bookmark(&mut out, revision, true);
+            }
+            if !out.is_empty() {
+                return Some((Bytes::from(out), Some(watch)));
+            }
+        }
+        let watcher = watch.watcher.as_mut()?;
+        let next_bookmark = Instant::now() + BOOKMARK_INTERVAL;
+        let mut out = Vec::new();
+        loop {
+            let seen = tokio::select! {
+                seen = watcher.next() => seen,
+                () = tokio::time::sleep_until(next_bookmark), if watch.frames.bookmarks => {
+                    watch.frames.bookmark(&mut out, watcher.delivered(), false);
+                    return Some((Bytes::from(out), Some(watch)));
+                }
+                () = tokio::time::sleep_until(watch.deadline) => return watch.end(),
+                () = watch.ending.cancelled() => return watch.end(),
+            };
+            match seen {
+                Ok(seen) => seen.into_iter().for_each(|seen| watch.frames.seen(&mut out, seen)),
+                Err(status) => return Some((error_frame(&status), None)),
+            }
+            if !out.is_empty() {
+                return Some((Bytes::from(out), Some(watch)));
+            }
+        }
+    }
+
+    /// Ends the watch; a bookmark tells the client where to go on.
+    fn end(mut self) -> Option<(Bytes, Option<Self>)> {
+        let watcher = self.watcher.as_mut()?;
+        if !self.frames.bookmarks {
+            return None;
+        }
+        let mut out = Vec::new();
+        for seen in watcher.try_next().ok()? {
+            self.frames.seen(&mut out, seen);
+        }
+        self.frames.bookmark(&mut out, watcher.delivered(), false);
+        Some((Bytes::from(out), None))
+    }
+}
+
+fn error_frame(status: &Status) -> Bytes {
+    let mut line = json!({"type": "ERROR", "object": status}).to_string();
+    line.push('\n');
+    Bytes::from(line)
+}
+
+/// Writes events in the form that the client wants.
+struct Frames {
+    def: &'static ResourceDef,
+    request: ApiRequest,
+    bookmarks: bool,
+    /// The next table says what its columns are.
+    headers: bool,
+}
+
+impl Frames {
+    fn seen(&mut self, out: &mut Vec<u8>, seen: Seen) {
+        let (kind, object) = match seen {
+            Seen::Added(object) => ("ADDED", object),
+            Seen::Modified(object) => ("MODIFIED", object),
+            Seen::Deleted(object) => ("DELETED", object),
+        };
+        match convert::from_storage(self.def, object) {
+            Ok(object) => self.event(out, kind, &object),
+            Err(status) => tracing::error!(%status, "A watched object could not be converted and was left out"),
+        }
+    }
+
+    fn event(&mut self, out: &mut Vec<u8>, kind: &str, object: &Arc<Object>) {
+        out.extend_from_slice(b"{\"type\":\"");
+        out.extend_from_slice(kind.as_bytes());
+        out.extend_from_slice(b"\",\"object\":");
+        match self.request.form.clone() {
+            Form::Object => out.extend_from_slice(object.json()),
+            Form::PartialObjectMetadata { version } => write(out, &render::partial(object, &version)),
+            Form::Table { version } => {
+                let headers = std::mem::take(&mut self.headers);
+                match render::table_options(&self.request, &version, headers) {
+                    Ok(options) => {
+                        let mut table = render_table(self.def, std::slice::from_ref(object), &options);
+                        table["metadata"] = json!({"resourceVersion": object.revision().to_string()});
+                        write(out, &table);
+                    }
+                    Err(status) => write(out, &status),
+                }
+            }
+        }
+        out.extend_from_slice(b"}\n");
+    }
+
+    /// Everything up to `revision` was sent; `initial_end` marks the end of what was there at first.
+    fn bookmark(&mut self, out: &mut Vec<u8>, revision: u64, initial_end: bool) {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if initial_end {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let object = match &self.request.form {
+            Form::Object => json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata}),
+            Form::PartialObjectMetadata { version } => {
+                json!({"kind": "PartialObjectMetadata", "apiVersion": render::api_version(version), "metadata": metadata})
+            }
+            Form::Table { version } => {
+                let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                json!({"kind": "Table", "apiVersion": render::api_version(version),
+                    "metadata": {"resourceVersion": revision.to_string()},
+                    "columnDefinitions": Value::Null, "rows": [{"cells": [], "object": partial}]})
+            }
+        };
+        write(out, &json!({"type": "BOOKMARK", "object": object}));
+        out.push(b'\n');
+    }
+}
+
+fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(out, value).expect("writing to memory does not fail");
+}

@@ -1,0 +1,4 @@
+//! Kinds of the group `batch`.
+
+pub(super) mod cron_job;
+pub(super) mod job;

@@ -1,0 +1,71 @@
+//! Keeps history short: every five minutes, what is older than five minutes goes; and
+//! Events, which only report, go after an hour.
+
+use std::time::Duration;
+
+use quorate_proto::fence::Fence;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use super::context::RequestContext;
+use super::delete::DeleteRequest;
+use super::{Registry, Target};
+use crate::schema::resource;
+use crate::watch_cache::Selection;
+
+/// kube-apiserver's `--etcd-compaction-interval`: history lives this long, at least.
+const INTERVAL: Duration = Duration::from_secs(5 * 60);
+
+/// kube-apiserver's `--event-ttl`.
+const EVENT_TTL_SECONDS: i64 = 60 * 60;
+
+/// How many Events are removed in one go: a bound on what one round may cost.
+const EVENTS_PER_ROUND: usize = 5_000;
+
+pub(super) async fn run(registry: &Registry, leadership: watch::Receiver<Option<Fence>>, cancel: CancellationToken) {
+    registry.cache().ready().await;
+    // Where the store was one interval ago; only what is older is dropped.
+    let mut earlier = registry.cache().position();
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(INTERVAL) => {}
+            () = cancel.cancelled() => return,
+        }
+        let compact_to = std::mem::replace(&mut earlier, registry.cache().position());
+        let Some(fence) = *leadership.borrow() else { continue };
+        match registry.storage().compact(compact_to).await {
+            Ok(()) => debug!(revision = compact_to, "History was compacted"),
+            Err(crate::storage::StorageError::Compacted { .. }) => {}
+            Err(error) => warn!(%error, revision = compact_to, "History could not be compacted"),
+        }
+        expire_events(registry, fence).await;
+    }
+}
+
+async fn expire_events(registry: &Registry, fence: Fence) {
+    let Some(def) = resource("", "v1", "events") else { return };
+    let Ok(cache) = registry.cache().of(def) else { return };
+    let context = RequestContext::system("system:apiserver").with_fence(Some(fence));
+    let oldest = jiff::Timestamp::now().as_second() - EVENT_TTL_SECONDS;
+    let events = cache.list(&Selection::default(), "", 0).items;
+    let expired = events.iter().filter(|event| last_seen(event.value()).is_some_and(|seen| seen < oldest));
+    for event in expired.take(EVENTS_PER_ROUND) {
+        let meta = event.meta();
+        let target = Target { def, namespace: &meta.namespace, name: &meta.name, subresource: "" };
+        let request = DeleteRequest { resource_version: Some(event.revision().to_string()), ..DeleteRequest::default() };
+        if let Err(status) = registry.delete(&context, target, &request).await {
+            if !status.is_not_found() && !status.is_conflict() {
+                warn!(%status, event = meta.key(), "An old event could not be removed");
+                return;
+            }
+        }
+    }
+}
+
+/// When an Event was last reported, in seconds since 1970.
+fn last_seen(event: &serde_json::Value) -> Option<i64> {
+    let times = [&event["series"]["lastObservedTime"], &event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
+    let text = times.into_iter().find_map(serde_json::Value::as_str)?;
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
+}
