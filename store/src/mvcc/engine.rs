@@ -14,7 +14,7 @@ use rocksdb::checkpoint::Checkpoint as Links;
 use super::db::Instance;
 use super::hash::{self, HashKv};
 use super::rows::Revision;
-use super::view::{KeyRange, Lookup, Scan};
+use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{Checkpoint, Config, EngineError, LeaseRecord, ReadError, is_read_only, range, rows, txn};
 use crate::command::{ApplyError, Operation};
 
@@ -324,8 +324,12 @@ fn read_txn(instance: &Instance, request: &TxnRequest, current: i64) -> Result<(
 }
 
 impl txn::Source for Instance {
-    fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError> {
-        Scan::new(self, None, range, at, with_values)
+    fn keys(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Keys<'_>, EngineError> {
+        if let KeyRange::One(key) = range {
+            let row = Lookup::new(self).get(key, at, with_values)?;
+            return Ok(Keys::One(row.filter(|row| !row.tombstone).map(|row| (key.clone(), row))));
+        }
+        Ok(Keys::Many(Scan::new(self, None, range, at, with_values)?))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a batch in progress has changed and no reader may see yet.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use rocksdb::WriteBatch;
 use super::db::Instance;
 use super::latest::Latest;
 use super::rows::{self, Revision, Row, State};
-use super::view::{KeyRange, Lookup, Scan};
+use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{EngineError, LeaseRecord, hash};
 
 /// The versions a batch gave one key, oldest first.
@@ -42,7 +43,7 @@ pub(crate) struct Pending<'a> {
     batch: WriteBatch,
     keys: BTreeMap<Bytes, Versions>,
     attachments: BTreeMap<i64, BTreeMap<Bytes, bool>>,
-    lookup: Lookup<'a>,
+    lookup: RefCell<Lookup<'a>>,
     latest: &'a mut Latest,
     pub(super) state: State,
     changes: Vec<Change>,
@@ -57,7 +58,7 @@ impl<'a> Pending<'a> {
             batch: WriteBatch::default(),
             keys: BTreeMap::new(),
             attachments: BTreeMap::new(),
-            lookup: Lookup::new(instance),
+            lookup: RefCell::new(Lookup::new(instance)),
             latest,
             state: instance.state(),
             changes: Vec::new(),
@@ -67,17 +68,27 @@ impl<'a> Pending<'a> {
     }
 
     /// The newest version of `key`, unless it is a tombstone.
-    pub(super) fn get(&mut self, key: &Bytes) -> Result<Option<Row>, EngineError> {
+    pub(super) fn get(&self, key: &Bytes) -> Result<Option<Row>, EngineError> {
         let pending = self.keys.get(key).and_then(Versions::newest);
         let row = match pending.or_else(|| self.latest.get(key)) {
             Some(row) => Some(row.clone()),
-            None => self.lookup.get(key, self.state.revision, true)?,
+            None => self.lookup.borrow_mut().get(key, self.state.revision, true)?,
         };
         Ok(row.filter(|row| !row.tombstone))
     }
 
-    pub(crate) fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError> {
-        Scan::new(self.instance, Some(&self.keys), range, at, with_values)
+    /// The keys that are alive at revision `at`, by what this batch has changed too.
+    pub(super) fn keys(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Keys<'_>, EngineError> {
+        if let KeyRange::One(key) = range
+            && at >= self.state.revision
+        {
+            let row = self.get(key)?;
+            // A transaction may ask for the revision before its own writes.
+            if row.as_ref().is_some_and(|row| row.revision.main <= at) || !self.keys.contains_key(key) {
+                return Ok(Keys::One(row.map(|row| (key.clone(), row))));
+            }
+        }
+        Ok(Keys::Many(Scan::new(self.instance, Some(&self.keys), range, at, with_values)?))
     }
 
     /// Gives `key` a version; `previous` is the one alive before.

@@ -6,7 +6,7 @@ use quorate_proto::etcd::range_request::{SortOrder, SortTarget};
 use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader};
 use quorate_proto::mvccpb::KeyValue;
 
-use super::view::{KeyRange, Scan};
+use super::view::{KeyRange, Keys};
 use super::EngineError;
 use crate::command::ApplyError;
 
@@ -65,11 +65,11 @@ fn compare(target: SortTarget, a: &KeyValue, b: &KeyValue) -> Ordering {
     }
 }
 
-/// Answers `request` from the keys in `scan`. `count` is of all of them, whatever the
+/// Answers `request` from its keys. `count` is of all of them, whatever the
 /// limit and the filters.
 pub(super) fn collect(
     request: &RangeRequest,
-    mut scan: Scan<'_>,
+    mut keys: Keys<'_>,
     header_revision: i64,
 ) -> Result<RangeResponse, EngineError> {
     let order = order(request);
@@ -79,7 +79,7 @@ pub(super) fn collect(
     let stop_at = if order.is_some() { usize::MAX } else { limit };
     let mut kvs: Vec<KeyValue> = Vec::new();
     let (mut count, mut more) = (0, false);
-    while let Some((key, row)) = scan.next()? {
+    while let Some((key, row)) = keys.next()? {
         count += 1;
         if request.count_only || more {
             continue;
@@ -91,7 +91,7 @@ pub(super) fn collect(
         if kvs.len() == stop_at {
             more = true;
             // Only counting from here.
-            scan.skip_values();
+            keys.skip_values();
             continue;
         }
         kvs.push(kv);

@@ -110,7 +110,8 @@ impl Generator {
         let (key, range_end) = self.span();
         let mut request = RangeRequest { key, range_end, ..Default::default() };
         if self.0.random_bool(0.5) {
-            request.revision = self.0.random_range(model.compacted - 3..=model.revision + 1);
+            let oldest = if self.0.random_bool(0.5) { model.compacted } else { model.revision - 2 };
+            request.revision = self.0.random_range(oldest - 1..=model.revision + 1);
         }
         if self.0.random_bool(0.4) {
             request.limit = self.0.random_range(1..4);

@@ -14,7 +14,7 @@ use quorate_proto::etcd::{
 use super::pending::Pending;
 use super::range;
 use super::rows::Row;
-use super::view::{KeyRange, Scan};
+use super::view::{KeyRange, Keys};
 use super::{EngineError, LeaseRecord, ReadError};
 use crate::command::{ApplyError, CommandResult, Operation};
 
@@ -141,12 +141,12 @@ impl<'a> Writes<'a> {
 
 /// Where compares and ranges of a transaction read.
 pub(super) trait Source {
-    fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError>;
+    fn keys(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Keys<'_>, EngineError>;
 }
 
 impl Source for Pending<'_> {
-    fn scan(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Scan<'_>, EngineError> {
-        Pending::scan(self, range, at, with_values)
+    fn keys(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Keys<'_>, EngineError> {
+        Pending::keys(self, range, at, with_values)
     }
 }
 
@@ -192,9 +192,9 @@ fn holds(compare: &Compare, row: Option<&Row>) -> bool {
 pub(super) fn compares_hold(source: &impl Source, compares: &[Compare], at: i64) -> Result<bool, EngineError> {
     for compare in compares {
         let with_values = compare.target() == CompareTarget::Value;
-        let mut scan = source.scan(KeyRange::new(&compare.key, &compare.range_end), at, with_values)?;
+        let mut keys = source.keys(KeyRange::new(&compare.key, &compare.range_end), at, with_values)?;
         let mut any = false;
-        while let Some((_, row)) = scan.next()? {
+        while let Some((_, row)) = keys.next()? {
             any = true;
             if !holds(compare, Some(&row)) {
                 return Ok(false);
@@ -214,8 +214,8 @@ pub(super) fn read_range(
     at: i64,
     header_revision: i64,
 ) -> Result<RangeResponse, EngineError> {
-    let scan = source.scan(range::key_range(request), at, range::needs_values(request))?;
-    range::collect(request, scan, header_revision)
+    let keys = source.keys(range::key_range(request), at, range::needs_values(request))?;
+    range::collect(request, keys, header_revision)
 }
 
 /// Applies a command to the batch in progress. An error of kind `Apply` means that
@@ -315,18 +315,11 @@ impl Writer<'_, '_> {
     fn delete(&mut self, request: &DeleteRangeRequest) -> Result<DeleteRangeResponse, EngineError> {
         let range = KeyRange::new(&request.key, &request.range_end);
         let mut found = Vec::new();
-        match range {
-            KeyRange::One(key) => {
-                let row = self.pending.get(key)?;
-                found.extend(row.map(|row| (key.clone(), row)));
-            }
-            _ => {
-                let mut scan = self.pending.scan(range, self.now(), true)?;
-                while let Some(pair) = scan.next()? {
-                    found.push(pair);
-                }
-            }
+        let mut keys = self.pending.keys(range, self.now(), true)?;
+        while let Some(pair) = keys.next()? {
+            found.push(pair);
         }
+        drop(keys);
         let mut prev_kvs = Vec::new();
         let deleted = found.len() as i64;
         for (key, row) in found {

@@ -243,9 +243,25 @@ impl<'a> Scan<'a> {
     }
 }
 
-impl Scan<'_> {
+/// The keys of a request that are alive at a revision, in order.
+pub(crate) enum Keys<'a> {
+    /// Of a request for one key: found by its prefix, past the Bloom filters.
+    One(Option<(Bytes, Row)>),
+    Many(Scan<'a>),
+}
+
+impl Keys<'_> {
+    pub(crate) fn next(&mut self) -> Result<Option<(Bytes, Row)>, EngineError> {
+        match self {
+            Keys::One(found) => Ok(found.take()),
+            Keys::Many(scan) => scan.next(),
+        }
+    }
+
     /// Values are not needed from here on.
     pub(crate) fn skip_values(&mut self) {
-        self.stored.with_values = false;
+        if let Keys::Many(scan) = self {
+            scan.stored.with_values = false;
+        }
     }
 }

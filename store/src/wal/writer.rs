@@ -447,7 +447,7 @@ impl Writer {
         self.active.sync_data().map_err(failed("sync", &path))?;
         let took = syncing.elapsed();
         self.shared.last_fsync_micros.store(took.as_micros() as u64, Ordering::Relaxed);
-        metrics::histogram!("store_wal_fsync_seconds").record(took.as_secs_f64());
+        metrics::histogram!("etcd_disk_wal_fsync_duration_seconds").record(took.as_secs_f64());
         self.sequence += 1;
         self.previous = crc;
         self.end.offset += self.buffer.len() as u64;
