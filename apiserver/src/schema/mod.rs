@@ -1,11 +1,13 @@
 //! What objects look like: the built-in resources, and the types of their fields.
 
 mod parse;
+mod protobuf;
 mod resources;
 mod types;
 mod walk;
 
 pub use parse::{Parsed, parse_json, parse_yaml};
+pub use protobuf::{PROTOBUF, decode_protobuf, encode_protobuf};
 pub use resources::{ResourceDef, SubresourceDef, Verb, resource, resource_for_kind, resources};
 pub use types::{Field, Kind, ListType, Patch, Type, TypeId, definition_name, type_for_kind, type_named};
 pub use walk::{apply_defaults, decode, decode_kind};
