@@ -1,9 +1,24 @@
-//! Under construction: see the README for what works.
+//! A replicated store of keys and values with history: Raft beneath, etcd v3 above.
+//!
+//! Values are bytes. [`Store`] is one member; it speaks to its peers on one port and,
+//! if wanted, to clients of etcd on another.
 
 pub mod apply;
 pub mod command;
+mod config;
+mod error;
 pub mod fs;
 pub mod lease;
 pub mod mvcc;
+mod node;
+mod peer;
+mod raft;
+mod rpc;
+mod serve;
 pub mod wal;
 pub mod watch;
+
+pub use config::{Config, MetricsText};
+pub use error::{StartError, StoreError};
+pub use node::{MemberStatus, SERVER_VERSION, Store};
+pub use watch::Watcher;

@@ -1,0 +1,204 @@
+//! The settings of one member.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use quorate_transport::tls::TlsFiles;
+
+use crate::error::StartError;
+
+/// Everything a member is told from outside. Make one with [`Config::new`] and set
+/// what differs.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The member's name, unique in its cluster.
+    pub name: String,
+    /// Holds all of the member's state; made if it does not exist.
+    pub data_dir: PathBuf,
+    /// Where peers connect; port 0 takes any.
+    pub listen_peer: SocketAddr,
+    /// Where clients connect (etcd v3, health, metrics); none serves this process only.
+    pub listen_client: Option<SocketAddr>,
+    /// `host:port` where peers reach this member; none is where it listens.
+    pub advertise_peer: Option<String>,
+    /// `host:port` where clients reach this member; none is where it listens.
+    pub advertise_client: Option<String>,
+    /// Name and peer `host:port` of every founding member, this one included. Empty
+    /// founds a cluster of one. An existing data directory knows its members; addresses
+    /// that differ here are believed, so that members may move.
+    pub initial_cluster: Vec<(String, String)>,
+    /// Tells clusters apart whose members bear the same names.
+    pub cluster_token: String,
+    /// The identity among peers; none talks in plain text.
+    pub peer_tls: Option<TlsFiles>,
+    /// The identity towards clients, who must show a certificate; none talks in plain text.
+    pub client_tls: Option<TlsFiles>,
+    pub heartbeat: Duration,
+    pub election_timeout_min: Duration,
+    pub election_timeout_max: Duration,
+    /// How long a request may take before its client is told that nobody knows.
+    pub request_timeout: Duration,
+    /// Memory for blocks read from disk.
+    pub block_cache_bytes: usize,
+    /// Memory for writes not yet in a file.
+    pub write_buffer_bytes: usize,
+    /// Memory for recent events, from which watches are served.
+    pub history_bytes: usize,
+    /// The size of one file of the log.
+    pub log_segment_bytes: u64,
+    /// A restart replays about this many entries at most; the log goes beyond that only
+    /// for members that lag a little.
+    pub replay_entries: u64,
+    /// Writes this process's metrics as `/metrics` answers them.
+    pub metrics: Option<MetricsText>,
+}
+
+/// Renders the metrics of the process as Prometheus reads them.
+#[derive(Clone)]
+pub struct MetricsText(pub Arc<dyn Fn() -> String + Send + Sync>);
+
+impl fmt::Debug for MetricsText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MetricsText")
+    }
+}
+
+impl Config {
+    /// A member of a cluster of one on `127.0.0.1`, any ports, with the timing of one
+    /// data centre.
+    pub fn new(name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            data_dir: data_dir.into(),
+            listen_peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+            listen_client: None,
+            advertise_peer: None,
+            advertise_client: None,
+            initial_cluster: Vec::new(),
+            cluster_token: "quorate".to_owned(),
+            peer_tls: None,
+            client_tls: None,
+            heartbeat: Duration::from_millis(50),
+            election_timeout_min: Duration::from_millis(300),
+            election_timeout_max: Duration::from_millis(500),
+            request_timeout: Duration::from_secs(5),
+            block_cache_bytes: 64 << 20,
+            write_buffer_bytes: 16 << 20,
+            history_bytes: 16 << 20,
+            log_segment_bytes: 64 << 20,
+            replay_entries: 50_000,
+            metrics: None,
+        }
+    }
+
+    /// # Errors
+    /// Names the first setting that cannot work.
+    pub(crate) fn validate(&self) -> Result<(), StartError> {
+        let bad = |setting, reason: &str| Err(StartError::Config { setting, reason: reason.to_owned() });
+        if self.name.is_empty() {
+            return bad("name", "it is empty");
+        }
+        if self.heartbeat < Duration::from_millis(1) {
+            return bad("heartbeat", "it is shorter than a millisecond");
+        }
+        if self.election_timeout_min <= self.heartbeat * 2 {
+            return bad("election_timeout_min", "it must be more than two heartbeats");
+        }
+        if self.election_timeout_max <= self.election_timeout_min {
+            return bad("election_timeout_max", "it must be more than election_timeout_min");
+        }
+        if self.initial_cluster.is_empty() {
+            return Ok(());
+        }
+        if !self.initial_cluster.iter().any(|(name, _)| *name == self.name) {
+            let reason = format!("it lacks this member, {:?}", self.name);
+            return Err(StartError::Config { setting: "initial_cluster", reason });
+        }
+        let ids: BTreeSet<u64> =
+            self.initial_cluster.iter().map(|(name, _)| member_id(&self.cluster_token, name)).collect();
+        if ids.len() != self.initial_cluster.len() {
+            return bad("initial_cluster", "two members have one name");
+        }
+        Ok(())
+    }
+
+    /// The founding members and their addresses, with `own` for this member.
+    pub(crate) fn founders(&self, own: &str) -> BTreeMap<u64, (String, String)> {
+        let mut founders: BTreeMap<u64, (String, String)> = self
+            .initial_cluster
+            .iter()
+            .map(|(name, address)| (member_id(&self.cluster_token, name), (name.clone(), address.clone())))
+            .collect();
+        founders
+            .entry(member_id(&self.cluster_token, &self.name))
+            .or_insert_with(|| (self.name.clone(), own.to_owned()));
+        founders
+    }
+}
+
+/// A member's id: the same on every member, without asking anybody.
+pub(crate) fn member_id(token: &str, name: &str) -> u64 {
+    digest([token, "member", name])
+}
+
+/// The id of a new cluster of `names`.
+pub(crate) fn cluster_id<'a>(token: &'a str, names: impl IntoIterator<Item = &'a str>) -> u64 {
+    let names = BTreeSet::from_iter(names);
+    digest([token, "cluster"].into_iter().chain(names))
+}
+
+/// FNV-1a over the parts and their lengths, then mixed; never 0, which means "none".
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> u64 {
+    let mut hash: u64 = 0xcbf2_9ce4_8422_2325;
+    for part in parts {
+        for byte in (part.len() as u64).to_be_bytes().into_iter().chain(part.bytes()) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+    // The finalizer of SplitMix64: FNV leaves the high bits of short inputs alike.
+    hash = (hash ^ (hash >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    hash = (hash ^ (hash >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    (hash ^ (hash >> 31)).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_depend_on_names_and_token_only() {
+        assert_eq!(member_id("t", "a"), member_id("t", "a"));
+        assert_ne!(member_id("t", "a"), member_id("t", "b"));
+        assert_ne!(member_id("t", "a"), member_id("u", "a"));
+        assert_eq!(cluster_id("t", ["a", "b"]), cluster_id("t", ["b", "a"]));
+        assert_ne!(cluster_id("t", ["ab"]), cluster_id("t", ["a", "b"]));
+    }
+
+    #[test]
+    fn settings_that_cannot_work_are_named() {
+        let check = |change: fn(&mut Config), name: &str| {
+            let mut config = Config::new("a", "/nowhere");
+            change(&mut config);
+            let error = config.validate().unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        };
+        assert!(Config::new("a", "/nowhere").validate().is_ok());
+        check(|config| config.name.clear(), "name");
+        check(|config| config.heartbeat = Duration::ZERO, "heartbeat");
+        check(|config| config.election_timeout_min = config.heartbeat, "election_timeout_min");
+        check(|config| config.election_timeout_max = config.election_timeout_min, "election_timeout_max");
+        check(|config| config.initial_cluster = vec![("b".into(), "127.0.0.1:1".into())], "\"a\"");
+        let twice = |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];
+        check(twice, "initial_cluster");
+    }
+
+    #[test]
+    fn a_cluster_of_one_founds_itself() {
+        let founders = Config::new("a", "/nowhere").founders("127.0.0.1:9");
+        assert_eq!(founders.into_values().collect::<Vec<_>>(), [("a".to_owned(), "127.0.0.1:9".to_owned())]);
+    }
+}

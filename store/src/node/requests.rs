@@ -1,0 +1,324 @@
+//! The requests of clients, in this process or through the port.
+
+use std::future::Future;
+
+use metrics::{counter, gauge};
+use quorate_proto::etcd::{
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, HashKvResponse,
+    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest,
+    LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse,
+    RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse, WatchCreateRequest,
+};
+use quorate_proto::fence::Fence;
+use quorate_proto::raft as wire;
+use tokio::time::{Duration, Instant};
+
+use super::Store;
+use crate::command::{CommandResult, Operation};
+use crate::error::StoreError;
+use crate::mvcc::{Engine, ReadError};
+use crate::peer::Lane;
+use crate::raft::ReadIndexError;
+use crate::watch::Watcher;
+
+/// The largest write, as etcd's default.
+const MAX_REQUEST_BYTES: usize = (1 << 20) + (512 << 10);
+
+/// The pause before the leader is asked again.
+const RETRY_WAIT: Duration = Duration::from_millis(20);
+
+/// A write's outcome of another kind than its operation: the state machine is broken.
+fn wrong_kind(result: &CommandResult) -> ! {
+    panic!("a command was answered as another one: {result:?}")
+}
+
+impl Store {
+    /// Reads keys. Unless the request says `serializable`, sees every write acknowledged
+    /// before the call.
+    ///
+    /// # Errors
+    /// `Refused` as etcd refuses; `NoLeader` or `Timeout` when no quorum answers.
+    pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+        if !request.serializable {
+            self.inner.read_index.wait().await?;
+        }
+        let mut response = self.inner.engine.range(&request).map_err(read_error)?;
+        self.fill(&mut response.header);
+        Ok(response)
+    }
+
+    /// # Errors
+    /// `Refused` as etcd refuses; `Timeout` or `LeaderFailed` when the outcome is unknown.
+    pub async fn put(&self, request: PutRequest) -> Result<PutResponse, StoreError> {
+        match self.write(Operation::Put(request), None).await? {
+            CommandResult::Put(mut response) => {
+                self.fill(&mut response.header);
+                Ok(response)
+            }
+            other => wrong_kind(&other),
+        }
+    }
+
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn delete_range(&self, request: DeleteRangeRequest) -> Result<DeleteRangeResponse, StoreError> {
+        match self.write(Operation::DeleteRange(request), None).await? {
+            CommandResult::DeleteRange(mut response) => {
+                self.fill(&mut response.header);
+                Ok(response)
+            }
+            other => wrong_kind(&other),
+        }
+    }
+
+    /// Compares and writes. With a fence, takes effect only while that reign lasts. A
+    /// transaction that cannot write is a read.
+    ///
+    /// # Errors
+    /// As [`Store::put`]; `Refused(FenceNotCurrent)` when the reign is over.
+    pub async fn txn(&self, request: TxnRequest, fence: Option<Fence>) -> Result<TxnResponse, StoreError> {
+        if fence.is_none() && Engine::is_read_only(&request) {
+            // Checked as a write would be, so that both refuse alike.
+            let operation = Operation::Txn(request);
+            Engine::check(&operation)?;
+            let Operation::Txn(request) = operation else { return Err(StoreError::Unsupported("this transaction")) };
+            self.inner.read_index.wait().await?;
+            let mut response = self.inner.engine.read_txn(&request).map_err(read_error)?;
+            self.fill(&mut response.header);
+            return Ok(response);
+        }
+        match self.write(Operation::Txn(request), fence).await? {
+            CommandResult::Txn(mut response) => {
+                self.fill(&mut response.header);
+                Ok(response)
+            }
+            other => wrong_kind(&other),
+        }
+    }
+
+    /// Forgets history before a revision. The space is freed in the background.
+    ///
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, StoreError> {
+        match self.write(Operation::Compact(request), None).await? {
+            CommandResult::Compact { revision } => {
+                Ok(CompactionResponse { header: Some(self.header(revision)) })
+            }
+            other => wrong_kind(&other),
+        }
+    }
+
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn lease_grant(&self, request: LeaseGrantRequest) -> Result<LeaseGrantResponse, StoreError> {
+        // Picked here, so that the command means the same on every member.
+        let id = match request.id {
+            0 => i64::try_from((rand::random::<u64>() >> 1).max(1)).unwrap_or(i64::MAX),
+            id => id,
+        };
+        match self.write(Operation::LeaseGrant { id, ttl: request.ttl }, None).await? {
+            CommandResult::LeaseGrant { id, ttl, revision } => {
+                Ok(LeaseGrantResponse { header: Some(self.header(revision)), id, ttl, error: String::new() })
+            }
+            other => wrong_kind(&other),
+        }
+    }
+
+    /// # Errors
+    /// As [`Store::put`].
+    pub async fn lease_revoke(&self, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, StoreError> {
+        match self.write(Operation::LeaseRevoke { id: request.id }, None).await? {
+            CommandResult::LeaseRevoke { revision } => {
+                Ok(LeaseRevokeResponse { header: Some(self.header(revision)) })
+            }
+            other => wrong_kind(&other),
+        }
+    }
+
+    /// Renews a lease on the leader. The answer for an unknown lease has `ttl` 0.
+    ///
+    /// # Errors
+    /// `NoLeader` or `Timeout` when no leader answers.
+    pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
+        let ttl = self
+            .on_leader(
+                || async {
+                    self.inner.raft.read_index().await.map_err(leader_error)?;
+                    self.inner.leases.renew(id).ok_or(StoreError::NotLeader)
+                },
+                |request, mut client| async move {
+                    let request = wire::LeaseRequest { id, ..request };
+                    client.lease_keep_alive(request).await.map(|answer| answer.into_inner().ttl)
+                },
+            )
+            .await?;
+        Ok(LeaseKeepAliveResponse { header: Some(self.header(self.revision())), id, ttl })
+    }
+
+    /// What is left of a lease. The answer for an unknown lease has `ttl` -1.
+    ///
+    /// # Errors
+    /// As [`Store::lease_keep_alive`].
+    pub async fn lease_time_to_live(
+        &self,
+        request: LeaseTimeToLiveRequest,
+    ) -> Result<LeaseTimeToLiveResponse, StoreError> {
+        let LeaseTimeToLiveRequest { id, keys } = request;
+        let answer = self
+            .on_leader(
+                || async {
+                    self.inner.raft.read_index().await.map_err(leader_error)?;
+                    let answer = self.inner.leases.time_to_live(id, keys).ok_or(StoreError::NotLeader)?;
+                    Ok(answer?)
+                },
+                |request, mut client| async move {
+                    let request = wire::LeaseRequest { id, keys, ..request };
+                    client.lease_time_to_live(request).await.map(tonic::Response::into_inner)
+                },
+            )
+            .await?;
+        Ok(LeaseTimeToLiveResponse {
+            header: Some(self.header(self.revision())),
+            id,
+            ttl: answer.ttl,
+            granted_ttl: answer.granted_ttl,
+            keys: answer.keys,
+        })
+    }
+
+    /// All leases.
+    ///
+    /// # Errors
+    /// As [`Store::range`].
+    pub async fn leases(&self) -> Result<LeaseLeasesResponse, StoreError> {
+        self.inner.read_index.wait().await?;
+        let leases = self.inner.engine.leases().into_iter().map(|lease| LeaseStatus { id: lease.id }).collect();
+        Ok(LeaseLeasesResponse { header: Some(self.header(self.revision())), leases })
+    }
+
+    /// Watches keys on this member, from any revision that is not compacted.
+    ///
+    /// # Errors
+    /// `Stopped` when the store is closing.
+    pub fn watch(&self, request: WatchCreateRequest) -> Result<Watcher, StoreError> {
+        if self.inner.cancel.is_cancelled() {
+            return Err(StoreError::Stopped);
+        }
+        Ok(self.inner.hub.watch(request))
+    }
+
+    /// A revision that this member has applied, no older than any write acknowledged
+    /// before the call.
+    ///
+    /// # Errors
+    /// `NoLeader` or `Timeout` when no quorum answers.
+    pub async fn read_index(&self) -> Result<i64, StoreError> {
+        self.inner.read_index.wait().await?;
+        Ok(self.revision())
+    }
+
+    /// The hash of the keys at a revision, as this member has them.
+    ///
+    /// # Errors
+    /// `Refused` when the revision is compacted or in the future.
+    pub fn hash_kv(&self, revision: i64) -> Result<HashKvResponse, StoreError> {
+        let hash = self.inner.engine.hash_kv(revision).map_err(read_error)?;
+        Ok(HashKvResponse {
+            header: Some(self.header(self.revision())),
+            hash: hash.hash,
+            compact_revision: hash.compact_revision,
+            hash_revision: hash.revision,
+        })
+    }
+
+    async fn write(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
+        if size(&operation) > MAX_REQUEST_BYTES {
+            return Err(StoreError::TooLarge);
+        }
+        Engine::check(&operation)?;
+        gauge!("etcd_server_proposals_pending").increment(1.0);
+        let result = self.inner.proposer.propose(operation, fence).await;
+        gauge!("etcd_server_proposals_pending").decrement(1.0);
+        if let Err(error) = &result
+            && !error.is_refusal()
+        {
+            counter!("etcd_server_proposals_failed_total").increment(1);
+        }
+        result
+    }
+
+    /// Runs `here` if this member leads, asks the leader otherwise, and begins anew when
+    /// leadership moves.
+    async fn on_leader<T, H, R>(
+        &self,
+        here: impl Fn() -> H,
+        there: impl Fn(wire::LeaseRequest, crate::peer::PeerClient) -> R,
+    ) -> Result<T, StoreError>
+    where
+        H: Future<Output = Result<T, StoreError>>,
+        R: Future<Output = Result<T, tonic::Status>>,
+    {
+        let deadline = Instant::now() + self.inner.config.request_timeout;
+        let mut leaders = self.inner.leaders.clone();
+        loop {
+            let leader = std::sync::Arc::clone(&leaders.borrow_and_update());
+            let failure = if leader.local {
+                match here().await {
+                    Err(StoreError::NotLeader | StoreError::Timeout) => StoreError::Timeout,
+                    settled => return settled,
+                }
+            } else if let Some((id, address)) = &leader.member {
+                let request =
+                    wire::LeaseRequest { origin: Some(self.inner.peers.origin(*id)), ..Default::default() };
+                match self.inner.peers.client(*id, address, Lane::Forward) {
+                    Ok(client) => match tokio::time::timeout_at(deadline, there(request, client)).await {
+                        Ok(Ok(answer)) => return Ok(answer),
+                        Ok(Err(_)) | Err(_) => StoreError::Timeout,
+                    },
+                    Err(_) => StoreError::NoLeader,
+                }
+            } else {
+                StoreError::NoLeader
+            };
+            if Instant::now() >= deadline {
+                return Err(failure);
+            }
+            tokio::select! {
+                () = self.inner.cancel.cancelled() => return Err(StoreError::Stopped),
+                _ = leaders.changed() => {}
+                () = tokio::time::sleep(RETRY_WAIT) => {}
+            }
+        }
+    }
+
+    /// Says who answers.
+    fn fill(&self, header: &mut Option<ResponseHeader>) {
+        let revision = header.as_ref().map_or_else(|| self.revision(), |header| header.revision);
+        *header = Some(self.header(revision));
+    }
+}
+
+fn size(operation: &Operation) -> usize {
+    use prost::Message;
+    match operation {
+        Operation::Put(request) => request.key.len() + request.value.len(),
+        Operation::Txn(request) => request.encoded_len(),
+        _ => 0,
+    }
+}
+
+fn read_error(error: ReadError) -> StoreError {
+    match error {
+        ReadError::Apply(error) => StoreError::Refused(error),
+        ReadError::Engine(error) => StoreError::Engine(error),
+    }
+}
+
+fn leader_error(error: ReadIndexError) -> StoreError {
+    match error {
+        ReadIndexError::NotLeader => StoreError::NotLeader,
+        ReadIndexError::NoQuorum => StoreError::Timeout,
+        ReadIndexError::Stopped(_) => StoreError::Stopped,
+    }
+}

@@ -1,0 +1,190 @@
+//! From a configuration to a running member.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use quorate_proto::raft::peer_server::PeerServer;
+use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::leadership::Leader;
+use super::leases::Leases;
+use super::propose::Proposer;
+use super::read_index::ReadIndex;
+use super::{Inner, Store, identity, upkeep};
+use crate::config::Config;
+use crate::error::StartError;
+use crate::peer::{Identity, MAX_MESSAGE_BYTES, PeerService, Peers, Presence};
+use crate::raft::snapshot::Area;
+use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
+use crate::wal::Wal;
+use crate::{apply, fs, mvcc, rpc, serve, wal};
+
+pub(super) async fn start(config: Config) -> Result<Store, StartError> {
+    config.validate()?;
+    let lock = identity::lock(&config.data_dir)?;
+    let known = identity::load_or_create(&config)?;
+
+    let mut log_config = wal::Config::new(config.data_dir.join("wal"));
+    log_config.segment_size_bytes = config.log_segment_bytes;
+    let (wal, recovered) = Wal::open(log_config, fs::real())?;
+    if recovered.truncated_tail {
+        tracing::info!("cut off a record of the log that was being written when the process ended");
+    }
+    let machine = open_machine(&config)?;
+    let (engine, hub) = (machine.engine(), machine.hub());
+
+    let own = Identity {
+        cluster_id: known.cluster_id,
+        member_id: known.member_id,
+        generation: engine.generation(),
+        incarnation: rand::random(),
+    };
+    let peer_listener = listen(config.listen_peer)?;
+    let peer_address = local_address(&peer_listener, config.listen_peer)?;
+    let client_listener = config.listen_client.map(listen).transpose()?;
+    let client_address = match (&client_listener, config.listen_client) {
+        (Some(listener), Some(wanted)) => Some(local_address(listener, wanted)?),
+        _ => None,
+    };
+
+    let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
+    let founders = config.founders(&advertised);
+    let moved = founders.iter().map(|(id, (_, address))| (*id, address.clone())).collect();
+    let peers = Arc::new(Peers::new(own, client_tls(config.peer_tls.as_ref())?, moved));
+
+    let cancel = CancellationToken::new();
+    let tasks = TaskTracker::new();
+    let waiters = Arc::new(Waiters::default());
+    let leases = Leases::new(Arc::clone(&engine));
+    let area_path = config.data_dir.join("transfer");
+    let area = Area::open(area_path.clone())
+        .map_err(|source| StartError::Directory { path: area_path, source })?;
+    let machine = StateMachine::new(machine, Arc::clone(&area), Arc::clone(&waiters), Arc::clone(&leases));
+    let applied = machine.watch_applied();
+
+    let timing = Timing {
+        heartbeat: config.heartbeat,
+        election_min: config.election_timeout_min,
+        election_max: config.election_timeout_max,
+        kept_entries: config.replay_entries / 2,
+    };
+    let consensus = |source| StartError::Consensus { path: config.data_dir.clone(), source };
+    let raft = Raft::start(own.member_id, timing, Factory::new(Arc::clone(&peers)), wal.clone(), machine)
+        .await
+        .map_err(consensus)?;
+    let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone());
+    let service = PeerService {
+        identity: own,
+        raft: raft.clone(),
+        area,
+        leases: Arc::clone(&leases),
+        presence: Arc::clone(&presence),
+        cancel: cancel.clone(),
+    };
+    let router = tonic::service::Routes::new(
+        PeerServer::new(service)
+            .max_decoding_message_size(MAX_MESSAGE_BYTES)
+            .max_encoding_message_size(MAX_MESSAGE_BYTES),
+    )
+    .into_axum_router();
+    let tls = server_tls(config.peer_tls.as_ref())?;
+    tasks.spawn(serve::serve(peer_listener, tls, router, tasks.clone(), cancel.clone()));
+
+    if !raft.is_initialized().await.map_err(consensus)? {
+        raft.initialize(first_members(&founders)).await.map_err(consensus)?;
+    }
+    tasks.spawn(presence.run(tasks.clone(), cancel.clone()));
+
+    let (leaders_sender, leaders) = watch::channel(Arc::new(Leader::of(&raft.view())));
+    let (fences, leadership) = watch::channel(None);
+    let proposer = Proposer::new(
+        raft.clone(),
+        Arc::clone(&peers),
+        waiters,
+        applied.clone(),
+        leaders.clone(),
+        config.request_timeout,
+        &tasks,
+        cancel.clone(),
+    );
+    let read_index = ReadIndex::new(
+        raft.clone(),
+        Arc::clone(&peers),
+        applied,
+        leaders.clone(),
+        config.request_timeout,
+        &tasks,
+        cancel.clone(),
+    );
+    let inner = Arc::new(Inner {
+        name: known.name,
+        identity: own,
+        peer_address,
+        client_address,
+        raft,
+        wal,
+        engine,
+        hub,
+        peers,
+        proposer,
+        read_index,
+        leases,
+        leaders,
+        leadership,
+        cancel: cancel.clone(),
+        tasks: tasks.clone(),
+        config,
+        _lock: lock,
+    });
+    upkeep::spawn(&inner, leaders_sender, fences);
+
+    let store = Store { inner };
+    if let Some(listener) = client_listener {
+        let tls = server_tls(store.inner.config.client_tls.as_ref())?;
+        tasks.spawn(serve::serve(listener, tls, rpc::router(&store), tasks.clone(), cancel));
+    }
+    Ok(store)
+}
+
+fn open_machine(config: &Config) -> Result<apply::StateMachine, StartError> {
+    let path = config.data_dir.join("db");
+    let engine = mvcc::Config {
+        directory: path.clone(),
+        block_cache_bytes: config.block_cache_bytes,
+        write_buffer_bytes: config.write_buffer_bytes,
+        history_bytes: config.history_bytes,
+    };
+    apply::StateMachine::open(engine).map_err(|source| StartError::StateMachine { path, source })
+}
+
+fn first_members(founders: &BTreeMap<u64, (String, String)>) -> BTreeMap<u64, Node> {
+    founders
+        .iter()
+        .map(|(id, (name, address))| {
+            (*id, Node { name: name.clone(), peer_address: address.clone(), client_address: String::new() })
+        })
+        .collect()
+}
+
+fn listen(address: SocketAddr) -> Result<TcpListener, StartError> {
+    serve::bind(address).map_err(|source| StartError::Listen { address, source })
+}
+
+fn local_address(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAddr, StartError> {
+    listener.local_addr().map_err(|source| StartError::Listen { address: wanted, source })
+}
+
+fn server_tls(files: Option<&TlsFiles>) -> Result<Option<Arc<Reloading<rustls::ServerConfig>>>, TlsError> {
+    let make = |files: &TlsFiles| tls::server_config(files, ClientAuth::Required, &["h2", "http/1.1"]);
+    files.map(|files| Reloading::new(files.clone(), make).map(Arc::new)).transpose()
+}
+
+fn client_tls(files: Option<&TlsFiles>) -> Result<Option<Arc<Reloading<rustls::ClientConfig>>>, TlsError> {
+    let make = |files: &TlsFiles| tls::client_config(files, &["h2"]);
+    files.map(|files| Reloading::new(files.clone(), make).map(Arc::new)).transpose()
+}

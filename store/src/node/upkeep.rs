@@ -1,0 +1,238 @@
+//! What a member does without being asked: it says who leads, ends leases that ran
+//! out, lets old log go, and ends the process when its disk failed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use metrics::{counter, gauge, histogram};
+use quorate_proto::fence::Fence;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::leadership::{self, Leader};
+use super::Inner;
+use crate::command::Operation;
+use crate::error::StoreError;
+use crate::raft::{Role, View};
+
+/// How often leadership is looked at when nothing changes: a quorum falls silent
+/// without an event.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How often leases are looked at; their times are whole seconds.
+const LEASE_TICK: Duration = Duration::from_millis(500);
+
+/// Remaining times of leases are kept this often.
+const CHECKPOINT_TICK: Duration = Duration::from_secs(60);
+
+/// How often the length of the log is looked at.
+const LOG_TICK: Duration = Duration::from_secs(5);
+
+/// After a hand-over because of a stalled disk, before the next.
+const STALL_PAUSE: Duration = Duration::from_secs(5);
+
+/// Starts the tasks. They hold the member only while they run.
+pub(super) fn spawn(
+    inner: &Arc<Inner>,
+    leaders: watch::Sender<Arc<Leader>>,
+    fences: watch::Sender<Option<Fence>>,
+) {
+    inner.tasks.spawn(lead(Arc::clone(inner), leaders, fences));
+    inner.tasks.spawn(guard(Arc::clone(inner)));
+    for task in [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes] {
+        let inner = Arc::clone(inner);
+        inner.tasks.clone().spawn(async move {
+            let cancel = inner.cancel.clone();
+            cancel.run_until_cancelled(task.run(&inner)).await
+        });
+    }
+}
+
+/// Publishes who leads.
+async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: watch::Sender<Option<Fence>>) {
+    let patience = inner.config.election_timeout_max * 2;
+    let mut changes = inner.raft.changes();
+    let mut tick = interval(LOOK);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut stalled_until = Instant::now();
+    loop {
+        let view = tokio::select! {
+            () = inner.cancel.cancelled() => break,
+            view = changes.next() => match view {
+                Some(view) => view,
+                None => break,
+            },
+            _ = tick.tick() => {
+                let view = inner.raft.view();
+                measure(&inner, &view);
+                view
+            }
+        };
+        if let Some(reason) = &view.failed
+            && !inner.cancel.is_cancelled()
+        {
+            give_up(reason);
+        }
+        let before = Arc::clone(&leaders.borrow());
+        let now = Leader::of(&view);
+        if *before != now {
+            if now.member.is_some() && before.member != now.member {
+                counter!("etcd_server_leader_changes_seen_total").increment(1);
+                let (leader, term) = (view.leader.unwrap_or(0), view.term);
+                tracing::info!(leader = format!("{leader:x}"), term, "a leader is known");
+            }
+            leaders.send_replace(Arc::new(now));
+        }
+        let fence = leadership::fence(&view, inner.identity.generation, patience);
+        let held = *fences.borrow();
+        if held != fence {
+            match fence {
+                Some(fence) => {
+                    inner.leases.promote(inner.config.election_timeout_max);
+                    tracing::info!(%fence, "leading");
+                }
+                None => {
+                    inner.leases.demote();
+                    tracing::info!("not leading any more");
+                }
+            }
+            fences.send_replace(fence);
+        }
+        let stall = inner.wal.stalled_for();
+        if view.role == Role::Leader && stall > patience && Instant::now() >= stalled_until {
+            stalled_until = Instant::now() + STALL_PAUSE;
+            if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {
+                tracing::warn!(?stall, "the disk has stalled: handing leadership over");
+                inner.raft.transfer_leader(heir).await;
+            }
+        }
+    }
+    inner.leases.demote();
+    fences.send_replace(None);
+}
+
+fn measure(inner: &Inner, view: &View) {
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    let number = |value: u64| value as f64;
+    gauge!("etcd_server_has_leader").set(number(u64::from(view.leader.is_some())));
+    gauge!("etcd_server_is_leader").set(number(u64::from(view.role == Role::Leader)));
+    gauge!("etcd_server_proposals_committed_total").set(number(view.committed));
+    gauge!("etcd_server_proposals_applied_total").set(number(view.applied.index));
+    histogram!("etcd_disk_wal_fsync_duration_seconds").record(inner.wal.last_fsync().as_secs_f64());
+}
+
+/// Ends the process when the log could not be written.
+async fn guard(inner: Arc<Inner>) {
+    let mut poisoned = inner.wal.poisoned();
+    let reason = tokio::select! {
+        () = inner.cancel.cancelled() => return,
+        reason = poisoned.wait_for(Option::is_some) => match reason {
+            Ok(reason) => reason.clone(),
+            Err(_) => return,
+        },
+    };
+    give_up(reason.as_deref().unwrap_or("the log was not written"));
+}
+
+/// What the disk holds is unknown: going on could acknowledge what is not there.
+fn give_up(reason: &str) -> ! {
+    tracing::error!(reason, "ending the process: the store cannot go on safely");
+    std::process::abort();
+}
+
+#[derive(Clone, Copy)]
+enum Chore {
+    Leases,
+    Checkpoints,
+    Log,
+    Attributes,
+}
+
+impl Chore {
+    async fn run(self, inner: &Inner) {
+        let period = match self {
+            Chore::Leases => LEASE_TICK,
+            Chore::Checkpoints => CHECKPOINT_TICK,
+            Chore::Log => LOG_TICK,
+            Chore::Attributes => return publish_attributes(inner).await,
+        };
+        let mut tick = interval(period);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            match self {
+                Chore::Leases => revoke_expired(inner).await,
+                Chore::Checkpoints => keep_checkpoints(inner).await,
+                Chore::Log => shorten_log(inner).await,
+                Chore::Attributes => {}
+            }
+        }
+    }
+}
+
+async fn revoke_expired(inner: &Inner) {
+    let expired = inner.leases.expired();
+    let Some(fence) = *inner.leadership.borrow() else { return };
+    if expired.is_empty() {
+        return;
+    }
+    // A leader that was cut off must not end leases that another one renews.
+    if inner.raft.read_index().await.is_err() {
+        return;
+    }
+    let revocations = expired.into_iter().map(|id| inner.proposer.propose(Operation::LeaseRevoke { id }, Some(fence)));
+    for outcome in futures::future::join_all(revocations).await {
+        match outcome {
+            Ok(_) => counter!("etcd_debugging_lease_expired_total").increment(1),
+            // Revoked by somebody else meanwhile, or offered again by the lessor.
+            Err(StoreError::Refused(_)) => {}
+            Err(error) => tracing::warn!(%error, "an expired lease was not revoked yet"),
+        }
+    }
+}
+
+async fn keep_checkpoints(inner: &Inner) {
+    let checkpoints = inner.leases.checkpoints();
+    let Some(fence) = *inner.leadership.borrow() else { return };
+    if checkpoints.is_empty() {
+        return;
+    }
+    if let Err(error) = inner.proposer.propose(Operation::LeaseCheckpoint(checkpoints), Some(fence)).await {
+        tracing::warn!(%error, "the remaining times of leases were not kept");
+    }
+}
+
+/// Moves the snapshot point when a restart would replay too much. The checkpoint
+/// flushes the state machine first, so the log never goes beyond what is on disk.
+async fn shorten_log(inner: &Inner) {
+    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+    let number = |value: u64| value as f64;
+    gauge!("etcd_mvcc_db_total_size_in_bytes").set(number(inner.engine.size_bytes()));
+    gauge!("etcd_mvcc_db_total_size_in_use_in_bytes").set(number(inner.engine.size_in_use_bytes()));
+    let view = inner.raft.view();
+    if view.applied.index >= view.snapshot.saturating_add(inner.config.replay_entries) {
+        inner.raft.make_snapshot().await;
+    }
+}
+
+/// Tells the cluster where clients reach this member, once somebody leads.
+async fn publish_attributes(inner: &Inner) {
+    let Some(bound) = inner.client_address else { return };
+    let address = inner.config.advertise_client.clone().unwrap_or_else(|| bound.to_string());
+    let attributes = Bytes::from(address);
+    let member = inner.identity.member_id;
+    loop {
+        if inner.read_index.wait().await.is_ok() {
+            let known = inner.engine.member_attributes().unwrap_or_default();
+            if known.iter().any(|(id, said)| *id == member && *said == attributes) {
+                return;
+            }
+            let operation = Operation::MemberAttributes { member, attributes: attributes.clone() };
+            if inner.proposer.propose(operation, None).await.is_ok() {
+                return;
+            }
+        }
+        tokio::time::sleep(LEASE_TICK).await;
+    }
+}

@@ -1,0 +1,215 @@
+//! What a member answers to its peers.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use quorate_proto::raft::peer_server::Peer;
+use quorate_proto::raft::{self as wire};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::{Identity, Presence};
+use crate::command::Command;
+use crate::node::leases::Leases;
+use crate::raft::snapshot::{Area, Receiver};
+use crate::raft::{MessageError, Proposal, ProposeError, Raft, ReadIndexError};
+
+/// Chunks of a snapshot that wait for the disk.
+const SNAPSHOT_QUEUE: usize = 4;
+
+type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// The peer port's service.
+pub(crate) struct PeerService {
+    pub(crate) identity: Identity,
+    pub(crate) raft: Raft,
+    pub(crate) area: Arc<Area>,
+    pub(crate) leases: Arc<Leases>,
+    pub(crate) presence: Arc<Presence>,
+    /// Ends the streams that live as long as the process.
+    pub(crate) cancel: CancellationToken,
+}
+
+fn refused(error: MessageError) -> Status {
+    match error {
+        MessageError::Invalid(error) => Status::invalid_argument(format!("quorate: {error}")),
+        MessageError::Stopped(reason) => Status::unavailable(format!("quorate: {reason}")),
+    }
+}
+
+#[tonic::async_trait]
+impl Peer for PeerService {
+    type AppendStream = Answers<wire::AppendResponse>;
+    type PresenceStream = Answers<wire::PresenceResponse>;
+
+    async fn append(
+        &self,
+        request: Request<Streaming<wire::AppendRequest>>,
+    ) -> Result<Response<Self::AppendStream>, Status> {
+        let identity = self.identity;
+        // The first message that is not for this member ends the stream; so does the
+        // end of this process.
+        let requests = request.into_inner().scan((), move |(), message| {
+            let accepted = message.and_then(|message| {
+                identity.check(message.origin.as_ref())?;
+                Ok(message)
+            });
+            if let Err(status) = &accepted {
+                tracing::debug!(%status, "a peer's stream of entries has ended");
+            }
+            std::future::ready(accepted.ok())
+        });
+        let requests = requests.take_until(self.cancel.clone().cancelled_owned());
+        let answers = self.raft.append(requests).map(|answer| answer.map_err(refused));
+        Ok(Response::new(Box::pin(answers)))
+    }
+
+    async fn heartbeat(
+        &self,
+        request: Request<wire::AppendRequest>,
+    ) -> Result<Response<wire::AppendResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        self.raft.heartbeat(request).await.map(Response::new).map_err(refused)
+    }
+
+    async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        let mut request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        // The lease protects a leader that lives. This one is known not to.
+        request.leadership_transfer |= self.presence.leader_is_gone();
+        self.raft.vote(request).await.map(Response::new).map_err(refused)
+    }
+
+    async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        self.raft.pre_vote(request).await.map(Response::new).map_err(refused)
+    }
+
+    async fn install_snapshot(
+        &self,
+        request: Request<Streaming<wire::SnapshotChunk>>,
+    ) -> Result<Response<wire::SnapshotResponse>, Status> {
+        use wire::snapshot_chunk::Part;
+        let mut chunks = request.into_inner();
+        let Some(Part::Header(header)) = chunks.message().await?.and_then(|chunk| chunk.part) else {
+            return Err(Status::invalid_argument("quorate: a snapshot does not begin with its header"));
+        };
+        let from = self.identity.check(header.origin.as_ref())?;
+        tracing::info!(from = format!("{from:x}"), files = header.files.len(), "receiving a snapshot");
+        let (sender, mut queue) = mpsc::channel::<Bytes>(SNAPSHOT_QUEUE);
+        let (directory, files) = (self.area.reserve(), header.files.clone());
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut receiver = Receiver::new(directory, files)?;
+            while let Some(data) = queue.blocking_recv() {
+                receiver.write(&data)?;
+            }
+            receiver.finish()
+        });
+        while let Some(chunk) = chunks.message().await? {
+            let Some(Part::Data(data)) = chunk.part else {
+                return Err(Status::invalid_argument("quorate: a snapshot has two headers"));
+            };
+            if sender.send(data).await.is_err() {
+                // The writer has given up; it says why.
+                break;
+            }
+        }
+        drop(sender);
+        let directory = writer
+            .await
+            .map_err(|error| Status::internal(format!("quorate: {error}")))?
+            .map_err(|error| Status::data_loss(format!("quorate: {error}")))?;
+        self.raft.install_snapshot(header, directory).await.map(Response::new).map_err(refused)
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<wire::TransferLeaderRequest>,
+    ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        self.raft.handle_transfer_leader(request).await.map(Response::new).map_err(refused)
+    }
+
+    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        let mut proposals = Vec::with_capacity(request.commands.len());
+        for bytes in request.commands {
+            // Checked here: an entry that no member can read would stop them all.
+            let proposal = Proposal::from_wire(bytes)
+                .filter(|proposal| Command::decode(proposal.command()).is_ok())
+                .ok_or_else(|| Status::invalid_argument("quorate: a forwarded command does not decode"))?;
+            proposals.push(proposal);
+        }
+        for outcome in futures::future::join_all(proposals.into_iter().map(|one| self.raft.propose(one))).await {
+            outcome.map_err(|error| match error {
+                ProposeError::NotLeader => not_leader(),
+                other => Status::unavailable(format!("quorate: {other}")),
+            })?;
+        }
+        Ok(Response::new(wire::ProposeResponse {}))
+    }
+
+    async fn read_index(
+        &self,
+        request: Request<wire::ReadIndexRequest>,
+    ) -> Result<Response<wire::ReadIndexResponse>, Status> {
+        self.identity.check(request.into_inner().origin.as_ref())?;
+        match self.raft.read_index().await {
+            Ok(index) => Ok(Response::new(wire::ReadIndexResponse { index })),
+            Err(ReadIndexError::NotLeader) => Err(not_leader()),
+            Err(other) => Err(Status::unavailable(format!("quorate: {other}"))),
+        }
+    }
+
+    async fn lease_keep_alive(
+        &self,
+        request: Request<wire::LeaseRequest>,
+    ) -> Result<Response<wire::LeaseResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        self.raft.read_index().await.map_err(|_| not_leader())?;
+        let ttl = self.leases.renew(request.id).ok_or_else(not_leader)?;
+        Ok(Response::new(wire::LeaseResponse { ttl, ..Default::default() }))
+    }
+
+    async fn lease_time_to_live(
+        &self,
+        request: Request<wire::LeaseRequest>,
+    ) -> Result<Response<wire::LeaseResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        let answer = self.leases.time_to_live(request.id, request.keys).ok_or_else(not_leader)?;
+        let answer = answer.map_err(|error| Status::internal(format!("quorate: {error}")))?;
+        Ok(Response::new(answer))
+    }
+
+    async fn presence(
+        &self,
+        request: Request<wire::PresenceRequest>,
+    ) -> Result<Response<Self::PresenceStream>, Status> {
+        self.identity.check(request.into_inner().origin.as_ref())?;
+        let first = wire::PresenceResponse { incarnation: self.identity.incarnation };
+        let rest = stream::pending().take_until(self.cancel.clone().cancelled_owned());
+        Ok(Response::new(Box::pin(stream::once(async move { Ok(first) }).chain(rest))))
+    }
+
+    async fn leader_gone(
+        &self,
+        request: Request<wire::LeaderGoneRequest>,
+    ) -> Result<Response<wire::LeaderGoneResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        Ok(Response::new(wire::LeaderGoneResponse { agreed: self.presence.agree(&request).await }))
+    }
+}
+
+fn not_leader() -> Status {
+    Status::failed_precondition("etcdserver: not leader")
+}

@@ -1,0 +1,405 @@
+//! Consensus. Everything that knows the Raft library is in this folder; the rest
+//! of the store sees [`Raft`].
+//!
+//! Always: reads ask a quorum (ReadIndex), never a lease; a restarted leader
+//! stands for election again, because its unflushed tail may be gone.
+
+mod log_store;
+mod network;
+pub(crate) mod snapshot;
+mod state_machine;
+mod types;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use openraft::alias::WatchReceiverOf;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::impls::ProgressResponder;
+use openraft::raft::{TransferLeaderError, TransferLeaderRequest, VoteRequest};
+use openraft::{Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use quorate_proto::raft as wire;
+use tokio::sync::watch;
+
+pub(crate) use self::network::Factory;
+pub(crate) use self::state_machine::{Applied, StateMachine, Waiters};
+pub(crate) use self::types::{Node, Proposal};
+use self::types::{DecodeError, Types};
+use crate::wal::Wal;
+
+/// Entries of one message and of one write: the largest batch the library makes.
+const MAX_BATCH_ENTRIES: u64 = 4096;
+
+/// The log is purged in steps of at least this many entries.
+const PURGE_STEP: u64 = 1024;
+
+/// How consensus keeps time, and how much of the past.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Timing {
+    pub(crate) heartbeat: Duration,
+    pub(crate) election_min: Duration,
+    pub(crate) election_max: Duration,
+    /// Entries kept behind a snapshot, so that a member that was away for a moment
+    /// catches up by entries and not by files.
+    pub(crate) kept_entries: u64,
+}
+
+/// What a member does in its term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Learner,
+    Follower,
+    Candidate,
+    Leader,
+    Stopped,
+}
+
+/// What consensus says of itself at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct View {
+    pub(crate) term: u64,
+    pub(crate) role: Role,
+    pub(crate) leader: Option<u64>,
+    pub(crate) last_index: u64,
+    pub(crate) committed: u64,
+    pub(crate) applied: Applied,
+    pub(crate) snapshot: u64,
+    /// Entries up to here are gone from the log.
+    pub(crate) purged: u64,
+    /// On a leader: how long ago a quorum last answered.
+    pub(crate) quorum_age: Option<Duration>,
+    /// All members, and whether they vote.
+    pub(crate) members: BTreeMap<u64, (Node, bool)>,
+    /// On a leader: what each peer is known to hold.
+    pub(crate) matched: BTreeMap<u64, u64>,
+    /// Consensus ended by an error, which it names.
+    pub(crate) failed: Option<String>,
+}
+
+impl View {
+    pub(crate) fn node(&self, id: u64) -> Option<&Node> {
+        self.members.get(&id).map(|(node, _)| node)
+    }
+}
+
+/// Why a proposal was not applied through this member.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ProposeError {
+    /// It is in no log.
+    #[error("this member does not lead")]
+    NotLeader,
+    /// It may still be committed.
+    #[error("leadership changed before the entry was committed")]
+    Unknown,
+    #[error("consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why no read index was obtained.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReadIndexError {
+    #[error("this member does not lead")]
+    NotLeader,
+    #[error("no quorum answered")]
+    NoQuorum,
+    #[error("consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why a peer's message was not answered.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum MessageError {
+    #[error("a peer's message is not valid")]
+    Invalid(#[from] DecodeError),
+    #[error("consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Consensus on this member.
+#[derive(Clone)]
+pub(crate) struct Raft {
+    core: openraft::Raft<Types, StateMachine>,
+}
+
+impl Raft {
+    /// Starts from what log and state machine hold. The member takes part in
+    /// elections from here on.
+    ///
+    /// # Errors
+    /// When the log or the state machine cannot be read, or the timing is impossible.
+    pub(crate) async fn start(
+        id: u64,
+        timing: Timing,
+        network: Factory,
+        wal: Wal,
+        machine: StateMachine,
+    ) -> io::Result<Self> {
+        let config = config(timing).validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        let log = log_store::LogStore::new(wal);
+        let core =
+            openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
+        Ok(Self { core })
+    }
+
+    /// Writes the first membership. Every member of a new cluster writes the same.
+    ///
+    /// # Errors
+    /// When this member already holds a log.
+    pub(crate) async fn initialize(&self, members: BTreeMap<u64, Node>) -> io::Result<()> {
+        self.core.initialize(members).await.map_err(io::Error::other)
+    }
+
+    /// # Errors
+    /// When consensus has stopped.
+    pub(crate) async fn is_initialized(&self) -> io::Result<bool> {
+        self.core.is_initialized().await.map_err(io::Error::other)
+    }
+
+    pub(crate) fn view(&self) -> View {
+        view(&self.core.metrics().borrow_watched())
+    }
+
+    /// Changes whenever [`Raft::view`] would.
+    pub(crate) fn changes(&self) -> Changes {
+        Changes(self.core.metrics())
+    }
+
+    /// Proposes on the leader; returns once the entry is applied here.
+    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
+        let (responder, outcome) = ProgressResponder::complete_only();
+        if let Err(fatal) = self.core.client_write_ff(proposal, Some(responder)).await {
+            return Err(ProposeError::Stopped(fatal.to_string()));
+        }
+        match outcome.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// On the leader: an index such that every write acknowledged before the call is at
+    /// or below it. One fresh round of a quorum; calls at the same time share it.
+    pub(crate) async fn read_index(&self) -> Result<u64, ReadIndexError> {
+        match self.core.get_read_linearizer(ReadPolicy::ReadIndex).await {
+            Ok(linearizer) => Ok(linearizer.read_log_id().index()),
+            Err(RaftError::APIError(LinearizableReadError::ForwardToLeader(_))) => Err(ReadIndexError::NotLeader),
+            Err(RaftError::APIError(LinearizableReadError::QuorumNotEnough(_))) => Err(ReadIndexError::NoQuorum),
+            Err(RaftError::Fatal(fatal)) => Err(ReadIndexError::Stopped(fatal.to_string())),
+        }
+    }
+
+    /// Stands for election at once, whatever the timers say.
+    pub(crate) async fn elect(&self) {
+        // Stopped: there is nothing to elect.
+        let _ = self.core.trigger().elect(false).await;
+    }
+
+    /// Asks `target` to take over. Whether it did shows in the view.
+    pub(crate) async fn transfer_leader(&self, target: u64) {
+        // Stopped: there is no leadership to hand over.
+        let _ = self.core.trigger().transfer_leader(target).await;
+    }
+
+    /// Makes a snapshot point, up to which (less a reserve) the log may go.
+    pub(crate) async fn make_snapshot(&self) {
+        // Stopped: the log stays as it is.
+        let _ = self.core.trigger().snapshot().await;
+    }
+
+    pub(crate) async fn shutdown(&self) {
+        if let Err(error) = self.core.shutdown().await {
+            tracing::warn!(%error, "consensus did not end by itself");
+        }
+    }
+
+    // ---------------------------------------------------- messages from peers
+
+    /// Answers entries in their order; ends at the first message that is not valid.
+    pub(crate) fn append(
+        &self,
+        requests: impl Stream<Item = wire::AppendRequest> + Send + 'static,
+    ) -> impl Stream<Item = Result<wire::AppendResponse, MessageError>> + Send + 'static {
+        let requests = requests.map(types::append_from_wire).scan((), |(), request| {
+            let request = request.inspect_err(|error| tracing::warn!(%error, "refused a peer's entries"));
+            std::future::ready(request.ok())
+        });
+        self.core.stream_append(requests).map(|result| match result {
+            Ok(result) => Ok(types::append_result_to_wire(result)),
+            Err(fatal) => Err(MessageError::Stopped(fatal.to_string())),
+        })
+    }
+
+    pub(crate) async fn heartbeat(&self, request: wire::AppendRequest) -> Result<wire::AppendResponse, MessageError> {
+        let request = types::append_from_wire(request)?;
+        let previous = request.prev_log_id;
+        let last = request.entries.last().map(|entry| entry.log_id).or(previous);
+        let answer = self.core.append_entries(request).await.map_err(stopped)?;
+        Ok(types::append_result_to_wire(match (answer, previous) {
+            // Without a previous entry there is nothing to conflict with.
+            (openraft::raft::AppendEntriesResponse::Conflict, None) => Ok(None),
+            (answer, previous) => answer.into_stream_result(previous, last),
+        }))
+    }
+
+    pub(crate) async fn vote(&self, request: wire::VoteRequest) -> Result<wire::VoteResponse, MessageError> {
+        let answer = self.core.vote(vote_request(request)?).await.map_err(stopped)?;
+        Ok(vote_response(&answer))
+    }
+
+    pub(crate) async fn pre_vote(&self, request: wire::VoteRequest) -> Result<wire::VoteResponse, MessageError> {
+        let answer = self.core.pre_vote(vote_request(request)?).await.map_err(stopped)?;
+        Ok(vote_response(&answer))
+    }
+
+    pub(crate) async fn install_snapshot(
+        &self,
+        header: wire::SnapshotHeader,
+        directory: snapshot::Directory,
+    ) -> Result<wire::SnapshotResponse, MessageError> {
+        let vote = types::required_vote(header.vote)?;
+        let meta = types::snapshot_meta_from_wire(header.last_log_id, header.membership)?;
+        let snapshot = openraft::Snapshot { meta, snapshot: directory };
+        let answer = self
+            .core
+            .install_full_snapshot(vote, snapshot)
+            .await
+            .map_err(|fatal| MessageError::Stopped(fatal.to_string()))?;
+        Ok(wire::SnapshotResponse { vote: Some(types::vote_to_wire(&answer.vote)) })
+    }
+
+    pub(crate) async fn handle_transfer_leader(
+        &self,
+        request: wire::TransferLeaderRequest,
+    ) -> Result<wire::TransferLeaderResponse, MessageError> {
+        let from = types::required_vote(request.from)?;
+        let request = TransferLeaderRequest::new(from, request.to, request.last_log_id.map(types::log_id_from_wire));
+        let answer = self
+            .core
+            .handle_transfer_leader(request)
+            .await
+            .map_err(|fatal| MessageError::Stopped(fatal.to_string()))?;
+        Ok(match answer {
+            Ok(()) => wire::TransferLeaderResponse::default(),
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => wire::TransferLeaderResponse {
+                actual_vote: Some(types::vote_to_wire(&actual)),
+                ..Default::default()
+            },
+            Err(TransferLeaderError::LogNotFlushed { actual, .. }) => wire::TransferLeaderResponse {
+                log_not_flushed: true,
+                actual_log_id: actual.as_ref().map(types::log_id_to_wire),
+                ..Default::default()
+            },
+        })
+    }
+}
+
+/// Says that the view has changed.
+pub(crate) struct Changes(WatchReceiverOf<Types, RaftMetrics<Types>>);
+
+impl Changes {
+    /// The next view; `None` once consensus has ended. Cancel-safe.
+    pub(crate) async fn next(&mut self) -> Option<View> {
+        self.0.changed().await.ok()?;
+        Some(view(&self.0.borrow_watched()))
+    }
+}
+
+/// The id of the last entry a member holds, as votes compare it: term, then index.
+pub(crate) fn log_order(id: Option<&wire::LogId>) -> (u64, u64) {
+    id.map_or((0, 0), |id| (id.term, id.index))
+}
+
+/// Waits until this member has applied `index`. Cancel-safe.
+///
+/// # Errors
+/// When the state machine is gone.
+pub(crate) async fn applied_at_least(
+    applied: &mut watch::Receiver<Applied>,
+    index: u64,
+) -> Result<(), watch::error::RecvError> {
+    applied.wait_for(|applied| applied.index >= index).await.map(|_| ())
+}
+
+fn config(timing: Timing) -> openraft::Config {
+    let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+    openraft::Config {
+        cluster_name: "quorate".to_owned(),
+        heartbeat_interval: millis(timing.heartbeat),
+        election_timeout_min: millis(timing.election_min),
+        election_timeout_max: millis(timing.election_max),
+        // A restarted leader may have lost entries it acknowledged by itself; restored
+        // without a vote it would write others under the same ids.
+        enable_leader_restore: Some(false),
+        enable_pre_vote: Some(true),
+        // At least lease and election timeout, so that a leader without a quorum falls
+        // silent long enough for the others to elect.
+        quorum_loss_probe_interval: Some(millis(timing.election_max).saturating_mul(2)),
+        max_payload_entries: MAX_BATCH_ENTRIES,
+        max_append_entries: Some(MAX_BATCH_ENTRIES),
+        // The log goes only up to what the state machine has flushed: see `node`.
+        snapshot_policy: SnapshotPolicy::Never,
+        max_in_snapshot_log_to_keep: timing.kept_entries,
+        purge_batch_size: PURGE_STEP.min(timing.kept_entries.max(1)),
+        broadcast_submitted_on_append: Some(true),
+        allow_log_reversion: Some(false),
+        ..openraft::Config::default()
+    }
+}
+
+fn view(metrics: &RaftMetrics<Types>) -> View {
+    let membership = metrics.membership_config.membership();
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    let index = |id: &Option<openraft::alias::LogIdOf<Types>>| id.map_or(0, |id| id.index);
+    View {
+        term: metrics.current_term,
+        role: match metrics.state {
+            ServerState::Learner => Role::Learner,
+            ServerState::Follower => Role::Follower,
+            ServerState::Candidate => Role::Candidate,
+            ServerState::Leader => Role::Leader,
+            ServerState::Shutdown => Role::Stopped,
+        },
+        leader: metrics.current_leader,
+        last_index: metrics.last_log_index.unwrap_or(0),
+        committed: index(&metrics.cluster_committed),
+        applied: metrics
+            .last_applied
+            .map(|id| Applied { index: id.index, term: id.leader_id.term })
+            .unwrap_or_default(),
+        snapshot: index(&metrics.snapshot),
+        purged: index(&metrics.purged),
+        quorum_age: metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed()),
+        members: membership.nodes().map(|(id, node)| (*id, (node.clone(), voters.contains(id)))).collect(),
+        matched: metrics
+            .replication
+            .iter()
+            .flatten()
+            .map(|(id, matched)| (*id, matched.map_or(0, |id| id.index)))
+            .collect(),
+        failed: metrics.running_state.as_ref().err().map(ToString::to_string),
+    }
+}
+
+fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<Types>, DecodeError> {
+    Ok(VoteRequest {
+        vote: types::required_vote(request.vote)?,
+        last_log_id: request.last_log_id.map(types::log_id_from_wire),
+        leadership_transfer: request.leadership_transfer,
+    })
+}
+
+fn vote_response(answer: &openraft::raft::VoteResponse<Types>) -> wire::VoteResponse {
+    wire::VoteResponse {
+        vote: Some(types::vote_to_wire(&answer.vote)),
+        granted: answer.vote_granted,
+        last_log_id: answer.last_log_id.as_ref().map(types::log_id_to_wire),
+    }
+}
+
+fn stopped(error: RaftError<Types>) -> MessageError {
+    MessageError::Stopped(error.to_string())
+}

@@ -1,0 +1,272 @@
+//! The Raft library's way to the peers.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, stream};
+use openraft::OptionalSend;
+use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::base::{BoxFuture, BoxStream};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
+    TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
+};
+use quorate_proto::raft as wire;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::Status;
+
+use super::snapshot::{self, Directory};
+use super::types::{self, Node, Types};
+use crate::peer::{Lane, PeerClient, Peers};
+
+/// The shortest time an RPC gets: the library asks for one heartbeat interval,
+/// which a busy machine with two cores does not always keep.
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// Messages of a snapshot read ahead of the network.
+const SNAPSHOT_QUEUE: usize = 4;
+
+/// A snapshot that takes longer is begun anew: 100 GB at 30 MB/s.
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// Waits between attempts at a peer that does not answer. A restarted member is
+/// wanted back at once, and an attempt on a closed port costs next to nothing.
+const RETRY_FIRST: Duration = Duration::from_millis(10);
+const RETRY_LIMIT: Duration = Duration::from_millis(200);
+
+type RpcError = RPCError<Types>;
+
+/// Opens connections to peers as the library asks for them.
+pub(crate) struct Factory {
+    peers: Arc<Peers>,
+}
+
+impl Factory {
+    pub(crate) fn new(peers: Arc<Peers>) -> Self {
+        Self { peers }
+    }
+
+    fn connection(&self, target: u64, node: &Node, purpose: Purpose) -> Connection {
+        Connection { peers: Arc::clone(&self.peers), target, address: node.peer_address.clone(), purpose }
+    }
+}
+
+impl RaftNetworkFactory<Types> for Factory {
+    type Network = Connection;
+
+    async fn new_client(&mut self, target: u64, node: &Node) -> Connection {
+        self.connection(target, node, Purpose::Entries)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: u64, node: &Node) -> Connection {
+        self.connection(target, node, Purpose::Heartbeats)
+    }
+
+    async fn new_snapshot_client(&mut self, target: u64, node: &Node) -> Connection {
+        self.connection(target, node, Purpose::Entries)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    Entries,
+    Heartbeats,
+}
+
+/// The way to one peer.
+pub(crate) struct Connection {
+    peers: Arc<Peers>,
+    target: u64,
+    address: String,
+    purpose: Purpose,
+}
+
+impl Connection {
+    fn client(&self, lane: Lane) -> Result<PeerClient, Unreachable<Types>> {
+        self.peers.client(self.target, &self.address, lane).map_err(|error| Unreachable::from_string(error))
+    }
+
+    fn origin(&self) -> wire::Origin {
+        self.peers.origin(self.target)
+    }
+
+    async fn heartbeat(&self, request: AppendEntriesRequest<Types>, limit: Duration) -> Result<StreamAppendResult<Types>, RpcError> {
+        let mut client = self.client(Lane::Control)?;
+        let answer = within(limit, client.heartbeat(types::append_to_wire(self.origin(), &request))).await?;
+        types::append_result_from_wire(answer).map_err(garbled)
+    }
+
+    async fn ballot(&self, request: VoteRequest<Types>, pre: bool, limit: Duration) -> Result<VoteResponse<Types>, RpcError> {
+        let mut client = self.client(Lane::Control)?;
+        let message = wire::VoteRequest {
+            origin: Some(self.origin()),
+            vote: Some(types::vote_to_wire(&request.vote)),
+            last_log_id: request.last_log_id.as_ref().map(types::log_id_to_wire),
+            leadership_transfer: request.leadership_transfer,
+        };
+        let answer = if pre {
+            within(limit, client.pre_vote(message)).await?
+        } else {
+            within(limit, client.vote(message)).await?
+        };
+        Ok(VoteResponse {
+            vote: types::required_vote(answer.vote).map_err(garbled)?,
+            vote_granted: answer.granted,
+            last_log_id: answer.last_log_id.map(types::log_id_from_wire),
+        })
+    }
+}
+
+async fn within<T>(
+    limit: Duration,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+) -> Result<T, RpcError> {
+    match tokio::time::timeout(limit.max(MIN_TIMEOUT), call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(unreachable_peer(&status)),
+        Err(elapsed) => Err(RPCError::Network(NetworkError::new(&elapsed))),
+    }
+}
+
+fn unreachable_peer(status: &Status) -> RpcError {
+    RPCError::Unreachable(Unreachable::from_string(format!("{:?}: {}", status.code(), status.message())))
+}
+
+fn garbled(error: types::DecodeError) -> RpcError {
+    RPCError::Network(NetworkError::new(&error))
+}
+
+impl RaftNetworkV2<Types> for Connection {
+    type SnapshotData = Directory;
+
+    async fn append_entries(
+        &mut self,
+        request: AppendEntriesRequest<Types>,
+        option: RPCOption,
+    ) -> Result<AppendEntriesResponse<Types>, RpcError> {
+        let wanted = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
+        Ok(match self.heartbeat(request, option.hard_ttl()).await? {
+            Ok(last) if last == wanted => AppendEntriesResponse::Success,
+            Ok(last) => AppendEntriesResponse::PartialSuccess(last),
+            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+        })
+    }
+
+    fn stream_append<'s, S>(
+        &'s mut self,
+        mut input: S,
+        option: RPCOption,
+    ) -> BoxFuture<'s, Result<BoxStream<'s, Result<StreamAppendResult<Types>, RpcError>>, RpcError>>
+    where
+        S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
+    {
+        Box::pin(async move {
+            if self.purpose == Purpose::Heartbeats {
+                // The library sends one heartbeat per stream: a plain call does.
+                let Some(request) = input.next().await else { return Ok(stream::empty().boxed()) };
+                let answer = self.heartbeat(request, option.hard_ttl()).await?;
+                return Ok(stream::once(async { Ok(answer) }).boxed());
+            }
+            let mut client = self.client(Lane::Entries)?;
+            let origin = self.origin();
+            let outbound = input.map(move |request| types::append_to_wire(origin, &request));
+            let answers = within(option.hard_ttl(), client.append(outbound)).await?;
+            let inbound = answers.map(|answer| match answer {
+                Ok(answer) => types::append_result_from_wire(answer).map_err(garbled),
+                Err(status) => Err(unreachable_peer(&status)),
+            });
+            Ok(inbound.boxed())
+        })
+    }
+
+    async fn vote(&mut self, request: VoteRequest<Types>, option: RPCOption) -> Result<VoteResponse<Types>, RpcError> {
+        self.ballot(request, false, option.hard_ttl()).await
+    }
+
+    async fn pre_vote(
+        &mut self,
+        request: VoteRequest<Types>,
+        option: RPCOption,
+    ) -> Result<VoteResponse<Types>, RpcError> {
+        self.ballot(request, true, option.hard_ttl()).await
+    }
+
+    async fn full_snapshot(
+        &mut self,
+        vote: VoteOf<Types>,
+        snapshot: SnapshotOf<Types, Directory>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        _option: RPCOption,
+    ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
+        let mut client = self.client(Lane::Snapshots)?;
+        let origin = self.origin();
+        let (sender, receiver) = mpsc::channel(SNAPSHOT_QUEUE);
+        let reader = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
+            let directory = snapshot.snapshot;
+            let files = snapshot::describe(directory.path())?;
+            let header = wire::SnapshotHeader {
+                origin: Some(origin),
+                vote: Some(types::vote_to_wire(&vote)),
+                last_log_id: snapshot.meta.last_log_id.as_ref().map(types::log_id_to_wire),
+                membership: Some(types::stored_to_wire(&snapshot.meta.last_membership)),
+                files: files.clone(),
+            };
+            let send = |part| sender.blocking_send(wire::SnapshotChunk { part: Some(part) }).is_ok();
+            if send(wire::snapshot_chunk::Part::Header(header)) {
+                snapshot::read_files(directory.path(), &files, |data| send(wire::snapshot_chunk::Part::Data(data)))?;
+            }
+            Ok(())
+        });
+        let call = tokio::time::timeout(SNAPSHOT_TIMEOUT, client.install_snapshot(ReceiverStream::new(receiver)));
+        let answer = tokio::select! {
+            closed = cancel => return Err(StreamingError::Closed(closed)),
+            answer = call => answer,
+        };
+        let answer = match answer {
+            Ok(Ok(answer)) => answer.into_inner(),
+            Ok(Err(status)) => {
+                if let Ok(Err(error)) = reader.await {
+                    tracing::warn!(%error, peer = self.target, "could not read a snapshot to send");
+                }
+                return Err(unreachable_peer(&status).into());
+            }
+            Err(elapsed) => return Err(StreamingError::Network(NetworkError::new(&elapsed))),
+        };
+        Ok(SnapshotResponse::new(types::required_vote(answer.vote).map_err(garbled)?))
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<Types>,
+        option: RPCOption,
+    ) -> Result<TransferLeaderResponse<Types>, RpcError> {
+        let mut client = self.client(Lane::Control)?;
+        let message = wire::TransferLeaderRequest {
+            origin: Some(self.origin()),
+            from: Some(types::vote_to_wire(request.from_leader())),
+            to: *request.to_node_id(),
+            last_log_id: request.last_log_id().map(types::log_id_to_wire),
+        };
+        let answer = within(option.hard_ttl(), client.transfer_leader(message)).await?;
+        Ok(match (answer.actual_vote, answer.log_not_flushed) {
+            (Some(actual), _) => Err(TransferLeaderError::VoteChanged {
+                expected: *request.from_leader(),
+                actual: types::vote_from_wire(actual),
+            }),
+            (None, true) => Err(TransferLeaderError::LogNotFlushed {
+                expected: request.last_log_id().copied(),
+                actual: answer.actual_log_id.map(types::log_id_from_wire),
+            }),
+            (None, false) => Ok(()),
+        })
+    }
+
+    fn backoff(&self) -> Option<Backoff> {
+        Some(Backoff::new(std::iter::successors(Some(RETRY_FIRST), |wait| Some((*wait * 2).min(RETRY_LIMIT)))))
+    }
+}

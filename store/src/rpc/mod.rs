@@ -1,0 +1,74 @@
+//! The client port: etcd v3, the gRPC health check, and what monitoring asks over HTTP.
+//!
+//! What is not offered yet says so; nothing pretends.
+
+mod auth;
+mod cluster;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod maintenance;
+mod status;
+mod watch;
+
+use axum::Router;
+use quorate_proto::etcd::auth_server::AuthServer;
+use quorate_proto::etcd::cluster_server::ClusterServer;
+use quorate_proto::etcd::kv_server::KvServer;
+use quorate_proto::etcd::lease_server::LeaseServer;
+use quorate_proto::etcd::maintenance_server::MaintenanceServer;
+use quorate_proto::etcd::watch_server::WatchServer;
+use quorate_proto::health::health_server::HealthServer;
+use tonic::metadata::MetadataMap;
+use tonic::{Response, Status};
+
+use crate::error::StoreError;
+use crate::node::Store;
+
+/// The largest message a client may send: etcd's request limit and its overhead.
+const MAX_RECEIVE_BYTES: usize = 2 << 20;
+
+/// Everything the client port answers.
+pub(crate) fn router(store: &Store) -> Router {
+    let mut routes = tonic::service::Routes::builder();
+    routes
+        .add_service(
+            KvServer::new(kv::Kv(store.clone()))
+                .max_decoding_message_size(MAX_RECEIVE_BYTES)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(
+            WatchServer::new(watch::Watch(store.clone()))
+                .max_decoding_message_size(MAX_RECEIVE_BYTES)
+                .max_encoding_message_size(usize::MAX),
+        )
+        .add_service(LeaseServer::new(lease::Lease(store.clone())).max_encoding_message_size(usize::MAX))
+        .add_service(ClusterServer::new(cluster::Cluster(store.clone())))
+        .add_service(MaintenanceServer::new(maintenance::Maintenance(store.clone())))
+        .add_service(AuthServer::new(auth::Auth(store.clone())))
+        .add_service(HealthServer::new(health::Health(store.clone())));
+    http::router(store).merge(routes.routes().into_axum_router())
+}
+
+/// `hasleader: true` asks to be refused rather than served by a member that knows no leader.
+fn wants_leader(metadata: &MetadataMap) -> bool {
+    metadata.get("hasleader").is_some_and(|value| value == "true")
+}
+
+/// Refuses a request that wants a leader where none is known.
+fn admit(store: &Store, metadata: &MetadataMap) -> Result<(), Status> {
+    if wants_leader(metadata) && !store.has_leader() {
+        return Err(StoreError::NoLeader.into());
+    }
+    Ok(())
+}
+
+fn answer<T>(result: Result<T, StoreError>) -> Result<Response<T>, Status> {
+    result.map(Response::new).map_err(Status::from)
+}
+
+/// What a client hears of a request that is not offered.
+fn unsupported(what: &'static str) -> Status {
+    StoreError::Unsupported(what).into()
+}

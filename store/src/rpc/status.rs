@@ -1,0 +1,83 @@
+//! Errors as etcd's clients know them: they match on code and text.
+
+use tonic::{Code, Status};
+
+use crate::command::ApplyError;
+use crate::error::StoreError;
+
+impl From<StoreError> for Status {
+    fn from(error: StoreError) -> Self {
+        let (code, text) = match &error {
+            StoreError::Refused(refused) => (refusal(refused), refused.to_string()),
+            StoreError::NotLeader | StoreError::BadTransferee => (Code::FailedPrecondition, prefixed(&error)),
+            StoreError::NoLeader | StoreError::Timeout | StoreError::LeaderFailed | StoreError::Stopped => {
+                (Code::Unavailable, prefixed(&error))
+            }
+            StoreError::TooManyRequests => (Code::ResourceExhausted, prefixed(&error)),
+            StoreError::TooLarge => (Code::InvalidArgument, prefixed(&error)),
+            StoreError::Unsupported(what) => {
+                (Code::Unimplemented, format!("quorate: {what} is not supported yet"))
+            }
+            StoreError::Engine(source) => (Code::Internal, format!("quorate: {error}: {source}")),
+        };
+        Status::new(code, text)
+    }
+}
+
+fn prefixed(error: &StoreError) -> String {
+    format!("etcdserver: {error}")
+}
+
+fn refusal(error: &ApplyError) -> Code {
+    match error {
+        ApplyError::EmptyKey
+        | ApplyError::KeyNotFound
+        | ApplyError::ValueProvided
+        | ApplyError::LeaseProvided
+        | ApplyError::TooManyOps
+        | ApplyError::DuplicateKey
+        | ApplyError::InvalidSortOption
+        | ApplyError::NotReadOnly => Code::InvalidArgument,
+        ApplyError::Compacted | ApplyError::FutureRevision | ApplyError::LeaseTtlTooLarge => Code::OutOfRange,
+        ApplyError::LeaseNotFound => Code::NotFound,
+        ApplyError::LeaseExists | ApplyError::FenceNotCurrent => Code::FailedPrecondition,
+        ApplyError::RequestExpired => Code::Unavailable,
+        ApplyError::Undecodable(_) => Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_and_texts_are_etcds() {
+        let check = |error: StoreError, code: Code, text: &str| {
+            let status = Status::from(error);
+            assert_eq!((status.code(), status.message()), (code, text));
+        };
+        check(ApplyError::EmptyKey.into(), Code::InvalidArgument, "etcdserver: key is not provided");
+        check(ApplyError::TooManyOps.into(), Code::InvalidArgument, "etcdserver: too many operations in txn request");
+        check(
+            ApplyError::Compacted.into(),
+            Code::OutOfRange,
+            "etcdserver: mvcc: required revision has been compacted",
+        );
+        check(ApplyError::LeaseNotFound.into(), Code::NotFound, "etcdserver: requested lease not found");
+        check(ApplyError::LeaseExists.into(), Code::FailedPrecondition, "etcdserver: lease already exists");
+        check(ApplyError::FenceNotCurrent.into(), Code::FailedPrecondition, "quorate: fence is no longer current");
+        check(StoreError::NoLeader, Code::Unavailable, "etcdserver: no leader");
+        check(StoreError::Timeout, Code::Unavailable, "etcdserver: request timed out");
+        check(
+            StoreError::LeaderFailed,
+            Code::Unavailable,
+            "etcdserver: request timed out, possibly due to previous leader failure",
+        );
+        check(StoreError::Stopped, Code::Unavailable, "etcdserver: server stopped");
+        check(StoreError::NotLeader, Code::FailedPrecondition, "etcdserver: not leader");
+        check(StoreError::BadTransferee, Code::FailedPrecondition, "etcdserver: bad leader transferee");
+        check(StoreError::TooLarge, Code::InvalidArgument, "etcdserver: request is too large");
+        check(StoreError::TooManyRequests, Code::ResourceExhausted, "etcdserver: too many requests");
+        check(StoreError::Unsupported("X"), Code::Unimplemented, "quorate: X is not supported yet");
+    }
+}

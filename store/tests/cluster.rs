@@ -1,0 +1,228 @@
+//! Members that lose each other, their processes and their leaders.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_proto::etcd::{
+    CompactionRequest, LeaseGrantRequest, PutRequest, RangeRequest, TxnRequest, WatchCreateRequest,
+};
+use quorate_proto::fence::Fence;
+use quorate_store::StoreError;
+
+use self::common::{Cluster, put, value_of};
+
+#[test]
+fn a_cluster_of_one_serves_and_comes_back() {
+    let mut cluster = Cluster::start(1);
+    let revision = cluster.on(0, async |store| {
+        put(&store, "a", "1").await;
+        put(&store, "a", "2").await;
+        store.revision()
+    });
+    assert_eq!(revision, 3);
+    cluster.kill(0);
+    cluster.revive(0);
+    let (value, revision) = cluster.on(0, async |store| (value_of(&store, "a").await, store.revision()));
+    assert_eq!((value.as_deref(), revision), (Some("2"), 3));
+}
+
+#[test]
+fn every_member_takes_writes_and_all_hold_the_same() {
+    let cluster = Cluster::start(3);
+    for member in 0..3 {
+        cluster.on(member, async move |store| put(&store, &format!("from-{member}"), "x").await);
+    }
+    for member in 0..3 {
+        let count = cluster.on(member, async |store| {
+            let everything = RangeRequest { key: Bytes::from_static(b"from-"), range_end: Bytes::from_static(b"from."), ..Default::default() };
+            store.range(everything).await.unwrap().count
+        });
+        assert_eq!(count, 3, "linearizable on member {member}");
+    }
+    cluster.wait_for_equal_hashes();
+}
+
+#[test]
+fn writes_go_on_after_the_leader_is_killed() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let survivor = (leader + 1) % 3;
+    for number in 0..20 {
+        cluster.on(survivor, async move |store| put(&store, "k", &number.to_string()).await);
+    }
+    cluster.kill(leader);
+    let began = Instant::now();
+    cluster.on(survivor, async |store| put(&store, "k", "after").await);
+    let outage = began.elapsed();
+    eprintln!("first write after the kill: {outage:?}");
+    assert!(outage < Duration::from_secs(3), "{outage:?}");
+    let value = cluster.on(survivor, async |store| value_of(&store, "k").await);
+    assert_eq!(value.as_deref(), Some("after"));
+
+    cluster.revive(leader);
+    let value = cluster.on(leader, async |store| value_of(&store, "k").await);
+    assert_eq!(value.as_deref(), Some("after"), "the old leader reads what it missed");
+    cluster.wait_for_equal_hashes();
+}
+
+#[test]
+fn acknowledged_writes_survive_the_end_of_all_members() {
+    let mut cluster = Cluster::start(3);
+    cluster.wait_for_leader();
+    for number in 0..50 {
+        let member = number % 3;
+        cluster.on(member, async move |store| put(&store, &format!("k{number:02}"), "v").await);
+    }
+    for member in 0..3 {
+        cluster.kill(member);
+    }
+    for member in 0..3 {
+        cluster.revive(member);
+    }
+    cluster.wait_for_leader();
+    let count = cluster.on(1, async |store| {
+        let everything = RangeRequest { key: Bytes::from_static(b"k"), range_end: Bytes::from_static(b"l"), count_only: true, ..Default::default() };
+        store.range(everything).await.unwrap().count
+    });
+    assert_eq!(count, 50);
+    cluster.wait_for_equal_hashes();
+}
+
+#[test]
+fn leadership_is_handed_over_at_shutdown() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let survivor = (leader + 1) % 3;
+    let before = cluster.on(survivor, async |store| store.status().term);
+    cluster.on(leader, async |store| store.shutdown().await);
+    let began = Instant::now();
+    cluster.on(survivor, async |store| put(&store, "k", "v").await);
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    let after = cluster.on(survivor, async |store| store.status().term);
+    assert_eq!(after, before + 1, "one election, by transfer");
+}
+
+#[test]
+fn a_deposed_leaders_fence_writes_nothing() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let old = cluster.on(leader, async |store| common::fence(&store).await);
+    cluster.on(leader, async |store| store.transfer_leadership().await.unwrap());
+    let new = cluster.wait_for_leader();
+    let now = cluster.on(new, async |store| common::fence(&store).await);
+    assert!(now > old, "{now} follows {old}");
+    let write = |fence: Fence| {
+        cluster.on(leader, async move |store| {
+            let operation = quorate_proto::etcd::RequestOp {
+                request: Some(quorate_proto::etcd::request_op::Request::RequestPut(PutRequest {
+                    key: Bytes::from_static(b"fenced"),
+                    value: Bytes::from_static(b"x"),
+                    ..Default::default()
+                })),
+            };
+            store.txn(TxnRequest { success: vec![operation], ..Default::default() }, Some(fence)).await
+        })
+    };
+    let refused = write(old).unwrap_err();
+    assert!(refused.to_string().contains("fence is no longer current"), "{refused}");
+    assert!(write(now).unwrap().succeeded);
+}
+
+#[test]
+fn an_isolated_member_says_so_instead_of_lying() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    cluster.on(leader, async |store| put(&store, "k", "v").await);
+    let others: Vec<usize> = (0..3).filter(|member| *member != leader).collect();
+    for member in &others {
+        cluster.kill(*member);
+    }
+    let (linearizable, serializable, fence) = cluster.on(leader, async |store| {
+        let request = RangeRequest { key: Bytes::from_static(b"k"), ..Default::default() };
+        let linearizable = store.range(request.clone()).await;
+        let serializable = store.range(RangeRequest { serializable: true, ..request }).await.unwrap();
+        (linearizable, serializable.count, *store.leadership().borrow())
+    });
+    assert!(matches!(linearizable, Err(StoreError::Timeout | StoreError::NoLeader)), "{linearizable:?}");
+    assert_eq!(serializable, 1);
+    assert_eq!(fence, None, "who has no quorum does not act as leader");
+}
+
+#[test]
+fn watches_resume_on_another_member() {
+    let cluster = Cluster::start(3);
+    cluster.wait_for_leader();
+    let first = cluster.on(0, async |store| {
+        put(&store, "w", "1").await;
+        store.revision()
+    });
+    cluster.on(1, async |store| put(&store, "w", "2").await);
+    let events = cluster.on(2, async move |store| {
+        let request = WatchCreateRequest { key: Bytes::from_static(b"w"), start_revision: first, ..Default::default() };
+        let mut watcher = store.watch(request).unwrap();
+        let mut values = Vec::new();
+        while values.len() < 2 {
+            let response = tokio::time::timeout(Duration::from_secs(5), watcher.next()).await.unwrap().unwrap();
+            values.extend(response.events.into_iter().filter_map(|event| event.kv).map(|kv| kv.value));
+        }
+        values
+    });
+    assert_eq!(events, [Bytes::from_static(b"1"), Bytes::from_static(b"2")]);
+}
+
+#[test]
+fn leases_end_and_are_renewed_through_any_member() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let follower = (leader + 1) % 3;
+    let (short, long) = cluster.on(follower, async |store| {
+        let short = store.lease_grant(LeaseGrantRequest { ttl: 2, id: 0 }).await.unwrap().id;
+        let long = store.lease_grant(LeaseGrantRequest { ttl: 60, id: 77 }).await.unwrap().id;
+        for (key, lease) in [("short", short), ("long", long)] {
+            let request = PutRequest { key: Bytes::from(key), value: Bytes::from_static(b"x"), lease, ..Default::default() };
+            store.put(request).await.unwrap();
+        }
+        (short, long)
+    });
+    assert_eq!(long, 77);
+    let renewed = cluster.on(follower, async move |store| store.lease_keep_alive(long).await.unwrap().ttl);
+    assert_eq!(renewed, 60);
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while cluster.on(follower, async |store| value_of(&store, "short").await).is_some() {
+        assert!(Instant::now() < deadline, "the lease of two seconds did not end");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    let (gone, kept) = cluster.on(follower, async move |store| {
+        (store.lease_keep_alive(short).await.unwrap().ttl, value_of(&store, "long").await)
+    });
+    assert_eq!((gone, kept.as_deref()), (0, Some("x")));
+}
+
+#[test]
+fn a_member_that_missed_the_log_gets_a_snapshot() {
+    let mut cluster = Cluster::start_with(3, |config| config.replay_entries = 100);
+    let leader = cluster.wait_for_leader();
+    let away = (leader + 1) % 3;
+    cluster.kill(away);
+    cluster.on(leader, async |store| {
+        for round in 0..6 {
+            let writes = (0..100).map(|number| {
+                let store = store.clone();
+                async move { put(&store, &format!("k{number}"), &round.to_string()).await }
+            });
+            futures::future::join_all(writes).await;
+        }
+        store.compact(CompactionRequest { revision: store.revision(), physical: false }).await.unwrap();
+    });
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while cluster.on(leader, async |store| store.status().purged_index) < 100 {
+        assert!(Instant::now() < deadline, "the log was not shortened");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    cluster.revive(away);
+    let value = cluster.on(away, async |store| value_of(&store, "k7").await);
+    assert_eq!(value.as_deref(), Some("5"));
+    cluster.wait_for_equal_hashes();
+}

@@ -1,0 +1,138 @@
+//! Clusters in this process: one runtime per member, so that a member can be killed.
+
+use std::net::{SocketAddr, TcpListener};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use quorate_proto::etcd::{PutRequest, RangeRequest};
+use quorate_proto::fence::Fence;
+use quorate_store::{Config, Store};
+use tempfile::TempDir;
+use tokio::runtime::Runtime;
+
+/// Longer than anything takes that is going to happen at all.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+pub struct Cluster {
+    members: Vec<Member>,
+    _directory: TempDir,
+}
+
+struct Member {
+    config: Config,
+    running: Option<(Runtime, Store)>,
+}
+
+impl Cluster {
+    pub fn start(size: usize) -> Self {
+        Self::start_with(size, |_| {})
+    }
+
+    pub fn start_with(size: usize, change: impl Fn(&mut Config)) -> Self {
+        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let directory = tempfile::tempdir().unwrap();
+        let addresses = free_addresses(size);
+        let names: Vec<(String, String)> =
+            addresses.iter().enumerate().map(|(number, address)| (format!("m{number}"), address.to_string())).collect();
+        let members = addresses
+            .iter()
+            .enumerate()
+            .map(|(number, address)| {
+                let name = format!("m{number}");
+                let mut config = Config::new(&name, directory.path().join(&name));
+                config.listen_peer = *address;
+                config.initial_cluster = names.clone();
+                config.log_segment_bytes = 1 << 20;
+                change(&mut config);
+                Member { config, running: None }
+            })
+            .collect();
+        let mut cluster = Self { members, _directory: directory };
+        for member in 0..size {
+            cluster.revive(member);
+        }
+        cluster
+    }
+
+    /// Starts a member that is not running from its files.
+    pub fn revive(&mut self, member: usize) {
+        let member = &mut self.members[member];
+        assert!(member.running.is_none());
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let store = runtime.block_on(Store::start(member.config.clone())).unwrap();
+        member.running = Some((runtime, store));
+    }
+
+    /// Ends a member between any two of its steps, without a word to anybody.
+    pub fn kill(&mut self, member: usize) {
+        let (runtime, store) = self.members[member].running.take().unwrap();
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        drop(store);
+    }
+
+    /// Runs `work` on a running member.
+    pub fn on<T>(&self, member: usize, work: impl AsyncFnOnce(Store) -> T) -> T {
+        let (runtime, store) = self.members[member].running.as_ref().unwrap();
+        let store = store.clone();
+        runtime.block_on(async move { tokio::time::timeout(DEADLINE, work(store)).await.expect("it takes too long") })
+    }
+
+    fn running(&self) -> impl Iterator<Item = (usize, &Store)> {
+        self.members.iter().enumerate().filter_map(|(number, member)| Some((number, &member.running.as_ref()?.1)))
+    }
+
+    /// The member that may act as leader.
+    pub fn wait_for_leader(&self) -> usize {
+        wait("a leader", || self.running().find(|(_, store)| store.leadership().borrow().is_some()).map(|(number, _)| number))
+    }
+
+    /// Waits until every running member has applied the same and holds the same.
+    pub fn wait_for_equal_hashes(&self) {
+        wait("equal hashes", || {
+            let mut hashes: Vec<_> = self.running().map(|(_, store)| (store.status().hash_index, store.status().hash)).collect();
+            hashes.dedup();
+            (hashes.len() == 1).then_some(())
+        });
+        let mut contents: Vec<_> = self.running().map(|(_, store)| store.hash_kv(0).unwrap().hash).collect();
+        contents.dedup();
+        assert_eq!(contents.len(), 1, "equal at every revision");
+    }
+}
+
+fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(value) = condition() {
+            return value;
+        }
+        assert!(Instant::now() < deadline, "no {what} within {DEADLINE:?}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
+}
+
+pub async fn put(store: &Store, key: &str, value: &str) {
+    let request = PutRequest {
+        key: Bytes::copy_from_slice(key.as_bytes()),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+        ..Default::default()
+    };
+    store.put(request).await.unwrap();
+}
+
+/// A linearizable read.
+pub async fn value_of(store: &Store, key: &str) -> Option<String> {
+    let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
+    let kv = store.range(request).await.unwrap().kvs.pop()?;
+    Some(String::from_utf8(kv.value.to_vec()).unwrap())
+}
+
+#[allow(dead_code, reason = "not every test program asks for it")]
+pub async fn fence(store: &Store) -> Fence {
+    let mut leadership = store.leadership();
+    leadership.wait_for(Option::is_some).await.unwrap().unwrap()
+}
