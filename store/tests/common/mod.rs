@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 /// Longer than anything takes that is going to happen at all.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-pub struct Cluster {
+pub(crate) struct Cluster {
     members: Vec<Member>,
     _directory: TempDir,
 }
@@ -24,11 +24,11 @@ struct Member {
 }
 
 impl Cluster {
-    pub fn start(size: usize) -> Self {
+    pub(crate) fn start(size: usize) -> Self {
         Self::start_with(size, |_| {})
     }
 
-    pub fn start_with(size: usize, change: impl Fn(&mut Config)) -> Self {
+    pub(crate) fn start_with(size: usize, change: impl Fn(&mut Config)) -> Self {
         let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
         let directory = tempfile::tempdir().unwrap();
         let addresses = free_addresses(size);
@@ -55,7 +55,7 @@ impl Cluster {
     }
 
     /// Starts a member that is not running from its files.
-    pub fn revive(&mut self, member: usize) {
+    pub(crate) fn revive(&mut self, member: usize) {
         let member = &mut self.members[member];
         assert!(member.running.is_none());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -64,14 +64,14 @@ impl Cluster {
     }
 
     /// Ends a member between any two of its steps, without a word to anybody.
-    pub fn kill(&mut self, member: usize) {
+    pub(crate) fn kill(&mut self, member: usize) {
         let (runtime, store) = self.members[member].running.take().unwrap();
         runtime.shutdown_timeout(Duration::from_secs(5));
         drop(store);
     }
 
     /// Runs `work` on a running member.
-    pub fn on<T>(&self, member: usize, work: impl AsyncFnOnce(Store) -> T) -> T {
+    pub(crate) fn on<T>(&self, member: usize, work: impl AsyncFnOnce(Store) -> T) -> T {
         let (runtime, store) = self.members[member].running.as_ref().unwrap();
         let store = store.clone();
         runtime.block_on(async move { tokio::time::timeout(DEADLINE, work(store)).await.expect("it takes too long") })
@@ -82,12 +82,12 @@ impl Cluster {
     }
 
     /// The member that may act as leader.
-    pub fn wait_for_leader(&self) -> usize {
+    pub(crate) fn wait_for_leader(&self) -> usize {
         wait("a leader", || self.running().find(|(_, store)| store.leadership().borrow().is_some()).map(|(number, _)| number))
     }
 
     /// Waits until every running member has applied the same and holds the same.
-    pub fn wait_for_equal_hashes(&self) {
+    pub(crate) fn wait_for_equal_hashes(&self) {
         wait("equal hashes", || {
             let mut hashes: Vec<_> = self.running().map(|(_, store)| (store.status().hash_index, store.status().hash)).collect();
             hashes.dedup();
@@ -115,7 +115,7 @@ fn free_addresses(count: usize) -> Vec<SocketAddr> {
     listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
-pub async fn put(store: &Store, key: &str, value: &str) {
+pub(crate) async fn put(store: &Store, key: &str, value: &str) {
     let request = PutRequest {
         key: Bytes::copy_from_slice(key.as_bytes()),
         value: Bytes::copy_from_slice(value.as_bytes()),
@@ -125,14 +125,14 @@ pub async fn put(store: &Store, key: &str, value: &str) {
 }
 
 /// A linearizable read.
-pub async fn value_of(store: &Store, key: &str) -> Option<String> {
+pub(crate) async fn value_of(store: &Store, key: &str) -> Option<String> {
     let request = RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
     let kv = store.range(request).await.unwrap().kvs.pop()?;
     Some(String::from_utf8(kv.value.to_vec()).unwrap())
 }
 
 #[allow(dead_code, reason = "not every test program asks for it")]
-pub async fn fence(store: &Store) -> Fence {
+pub(crate) async fn fence(store: &Store) -> Fence {
     let mut leadership = store.leadership();
     leadership.wait_for(Option::is_some).await.unwrap().unwrap()
 }
