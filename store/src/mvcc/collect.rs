@@ -54,21 +54,25 @@ impl Drop for Collector {
 
 fn run(engine: &Engine, work: &Receiver<()>) {
     while work.recv().is_ok() {
-        if let Err(error) = collect(&engine.live()) {
+        match collect(&engine.live()) {
+            Ok(compacted) => engine.set_collected(compacted),
             // Nothing is lost: the next compaction finds the same work.
-            tracing::error!(error = &error as &dyn std::error::Error, "collecting compacted history failed");
+            Err(error) => {
+                let error = &error as &dyn std::error::Error;
+                tracing::error!(error, "collecting compacted history failed");
+            }
         }
     }
 }
 
-/// Removes what is unreachable as of the flushed compaction.
-pub(super) fn collect(instance: &Instance) -> Result<(), EngineError> {
+/// Removes what is unreachable as of the flushed compaction; returns its revision.
+pub(super) fn collect(instance: &Instance) -> Result<i64, EngineError> {
     // Only what a restart would know of: the log that is replayed after a crash must find
     // everything that its entries could read then.
     instance.flush()?;
     let compacted = instance.flushed_state()?.compact_revision;
     if compacted <= 0 {
-        return Ok(());
+        return Ok(compacted);
     }
     instance.floor.store(compacted, Ordering::Release);
     let start = rows::change_key(Revision { main: 0, sub: 0 });
@@ -92,7 +96,8 @@ pub(super) fn collect(instance: &Instance) -> Result<(), EngineError> {
     iterator.status().map_err(instance.failed("be read"))?;
     drop(iterator);
     batch.delete_range(start, end);
-    instance.write(batch)
+    instance.write(batch)?;
+    Ok(compacted)
 }
 
 /// Removes the tombstone of `key` at `revision` and every older version, in one batch:

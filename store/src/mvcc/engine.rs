@@ -10,6 +10,7 @@ use quorate_proto::etcd::request_op::Request;
 use quorate_proto::etcd::response_op::Response;
 use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
 use rocksdb::checkpoint::Checkpoint as Links;
+use tokio::sync::watch;
 
 use super::db::Instance;
 use super::hash::{self, HashKv};
@@ -26,6 +27,7 @@ const CURRENT: &str = "CURRENT";
 pub struct Engine {
     config: Config,
     live: ArcSwap<Instance>,
+    collected: watch::Sender<i64>,
 }
 
 impl Engine {
@@ -43,7 +45,7 @@ impl Engine {
         };
         remove_others(directory, &name)?;
         let instance = Instance::open(&directory.join(&name), &config)?;
-        Ok(Engine { config, live: ArcSwap::from_pointee(instance) })
+        Ok(Engine { config, live: ArcSwap::from_pointee(instance), collected: watch::Sender::new(-1) })
     }
 
     /// Replaces the database by the checkpoint in `received`, which is moved away.
@@ -81,6 +83,16 @@ impl Engine {
     /// History before this is gone; -1 when all of it is there.
     pub fn compact_revision(&self) -> i64 {
         self.live.load().compact_revision()
+    }
+
+    /// The compacted revision whose history has been removed from the database too. What a
+    /// compaction that asked to be physical waits for; its order is flushed by then.
+    pub fn collected(&self) -> watch::Receiver<i64> {
+        self.collected.subscribe()
+    }
+
+    pub(super) fn set_collected(&self, revision: i64) {
+        self.collected.send_replace(revision);
     }
 
     /// Counts recoveries from lost quorum.
@@ -250,9 +262,9 @@ impl Engine {
             + instance.property(c"rocksdb.cur-size-all-mem-tables")
     }
 
-    /// The changes from `from` on, in order, up to `limit` revisions and no further than the
-    /// revision that is current; that one is returned too. For watchers that fell behind.
-    pub(crate) fn changes(&self, from: i64, limit: usize) -> Result<History, ReadError> {
+    /// The changes from `from` on, in order: whole revisions, up to `limit` of them, and no
+    /// more than begin within `max_bytes`. For watchers that fell behind.
+    pub(crate) fn changes(&self, from: i64, limit: usize, max_bytes: usize) -> Result<History, ReadError> {
         let instance = self.live();
         let current = instance.revision();
         let mut found: Vec<(Revision, bool, Bytes)> = Vec::new();
@@ -275,8 +287,16 @@ impl Engine {
             Ok(true)
         })?;
         let mut lookup = Lookup::new(&instance);
-        let mut changes = Vec::with_capacity(found.len());
+        let mut changes: Vec<super::Change> = Vec::with_capacity(found.len());
+        let mut bytes = 0;
+        // Everything up to here is among the changes.
+        let mut upto = if complete { current } else { last };
         for (revision, tombstone, key) in found {
+            let before = changes.last().map(|change| change.row.revision.main);
+            if bytes > max_bytes && before.is_some_and(|before| before < revision.main) {
+                upto = revision.main - 1;
+                break;
+            }
             let row = lookup.get(&key, revision.main, true)?;
             let compacted = instance.compact_revision();
             if from < compacted {
@@ -290,13 +310,12 @@ impl Engine {
                 true => lookup.get(&key, revision.main - 1, true)?.filter(|row| !row.tombstone),
                 false => None,
             };
+            bytes += key.len() + row.value.len() + previous.as_ref().map_or(0, |row| row.value.len());
             changes.push(super::Change { key, row, previous });
         }
         if from < instance.compact_revision() {
             return Err(ApplyError::Compacted.into());
         }
-        // Everything up to here is among the changes.
-        let upto = if complete { current } else { last };
         Ok(History { changes, upto })
     }
 }

@@ -240,7 +240,7 @@ fn check_history(engine: &Engine, model: &Model, context: &str) {
         assert_eq!(got, expected, "{context}: at revision {revision}");
     }
     let from = model.compacted.max(1);
-    let history = engine.changes(from, usize::MAX).expect("a history");
+    let history = engine.changes(from, usize::MAX, usize::MAX).expect("a history");
     let mut changes: Vec<_> = history.changes.into_iter().collect();
     changes.sort_by_key(|change| (change.row.revision.main, change.key.clone()));
     let expected = model.changes(from);

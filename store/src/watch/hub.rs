@@ -50,6 +50,12 @@ pub(super) fn event(change: Change) -> Event {
     Event { r#type: EventType::Put.into(), kv: Some(row.to_key_value(key)), prev_kv }
 }
 
+/// What an event adds to a response.
+pub(super) fn size_of_event(event: &Event) -> usize {
+    let payload = |kv: Option<&KeyValue>| kv.map_or(0, |kv| kv.key.len() + kv.value.len());
+    EVENT_BYTES + payload(event.kv.as_ref()) + payload(event.prev_kv.as_ref())
+}
+
 pub(super) fn revision_of(event: &Event) -> i64 {
     event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
 }
@@ -84,7 +90,8 @@ impl Hub {
         let receiver = self.published.subscribe();
         let start = match request.start_revision {
             start if start > 0 => start,
-            _ => *receiver.borrow() + 1,
+            // What a read may have shown already, published or not.
+            _ => self.engine.revision().max(*receiver.borrow()) + 1,
         };
         Watcher::new(self.clone(), receiver, request, start)
     }
@@ -95,12 +102,8 @@ impl Hub {
         if revision == ring.published {
             return;
         }
-        let payload = |kv: Option<&KeyValue>| kv.map_or(0, |kv| kv.key.len() + kv.value.len());
         let events: Vec<Event> = changes.into_iter().map(event).collect();
-        let bytes = events
-            .iter()
-            .map(|event| EVENT_BYTES + payload(event.kv.as_ref()) + payload(event.prev_kv.as_ref()))
-            .sum();
+        let bytes = events.iter().map(size_of_event).sum();
         ring.published = revision;
         ring.bytes += bytes;
         ring.batches.push_back(Arc::new(Batch { last_revision: revision, events, bytes }));

@@ -130,6 +130,8 @@ async fn a_start_before_the_compacted_revision_is_canceled_and_at_it_is_not() {
     assert!(response.canceled);
     assert_eq!(response.compact_revision, revision);
     assert_eq!(before.next().await, None);
+    let collected = fixture.machine.engine().collected().wait_for(|collected| *collected == revision).await.is_ok();
+    assert!(collected);
     let mut at = fixture.watch(all_from(revision));
     let response = next(&mut at).await;
     assert_eq!(response.events.len(), 1);
@@ -161,6 +163,25 @@ async fn progress_is_what_was_handed_out() {
     let response = next(&mut watcher).await;
     assert_eq!((response.events.len(), response.header.map(|header| header.revision)), (0, Some(2)));
     assert_eq!(watcher.progress(), Some(2));
+}
+
+#[tokio::test]
+async fn large_events_are_spread_over_responses_by_whole_revisions() {
+    for history_bytes in [1, 64 << 20] {
+        let mut fixture = Fixture::new(history_bytes);
+        let mut watcher = fixture.watch(all_from(2));
+        let value = "v".repeat(400_000);
+        for _ in 0..10 {
+            fixture.put("a", &value);
+        }
+        let mut seen = Vec::new();
+        while seen.len() < 10 {
+            let response = next(&mut watcher).await;
+            assert!(response.events.len() <= 4, "{} large events at once", response.events.len());
+            seen.extend(response.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)));
+        }
+        assert_eq!(seen, (2..=11).collect::<Vec<_>>());
+    }
 }
 
 #[tokio::test]

@@ -10,12 +10,16 @@ use quorate_proto::mvccpb::event::EventType;
 use tokio::sync::watch;
 
 use super::Hub;
-use super::hub::{self, Recent};
+use super::hub::{self, Batch, Recent};
 use crate::command::ApplyError;
 use crate::mvcc::{History, KeyRange, ReadError};
 
 /// So many revisions are read from the change log at once (etcd's number).
 const MAX_REVISIONS_PER_READ: usize = 1000;
+
+/// A response takes no further revision once it is larger: well below what a gRPC message
+/// may have, and enough to make its cost small beside that of the events.
+const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
 /// Receives the events of one watch. Dropping it ends the watch.
 pub struct Watcher {
@@ -78,10 +82,7 @@ impl Watcher {
                 },
                 Recent::Synced => None,
                 Recent::Batches(batches, upto) => {
-                    let cursor = self.cursor;
-                    let events = batches.iter().flat_map(|batch| &batch.events);
-                    let events = events.filter(|event| hub::revision_of(event) >= cursor);
-                    let events: Vec<Event> = events.filter_map(|event| self.select(event)).collect();
+                    let (events, upto) = self.select_all(&batches, upto);
                     self.cursor = upto + 1;
                     let Some(last) = events.last() else { continue };
                     Some(self.response(hub::revision_of(last), events))
@@ -119,7 +120,7 @@ impl Watcher {
         let engine = self.hub.engine().clone();
         let from = self.cursor;
         let read = tokio::task::spawn_blocking(move || {
-            engine.changes(from, MAX_REVISIONS_PER_READ).map(|history| (history, engine.revision()))
+            engine.changes(from, MAX_REVISIONS_PER_READ, MAX_RESPONSE_BYTES).map(|history| (history, engine.revision()))
         });
         match read.await {
             Ok(Ok((History { changes, upto }, current))) => {
@@ -149,6 +150,28 @@ impl Watcher {
         response.canceled = true;
         response.cancel_reason = reason.to_owned();
         Some(response)
+    }
+
+    /// The events from the cursor on that this watch wants, and the revision up to which
+    /// they are all of them.
+    fn select_all(&self, batches: &[Arc<Batch>], upto: i64) -> (Vec<Event>, i64) {
+        let mut events: Vec<Event> = Vec::new();
+        let (mut bytes, mut last) = (0, 0);
+        for event in batches.iter().flat_map(|batch| &batch.events) {
+            let revision = hub::revision_of(event);
+            if revision < self.cursor {
+                continue;
+            }
+            if bytes > MAX_RESPONSE_BYTES && revision > last {
+                return (events, revision - 1);
+            }
+            if let Some(event) = self.select(event) {
+                bytes += hub::size_of_event(&event);
+                last = revision;
+                events.push(event);
+            }
+        }
+        (events, upto)
     }
 
     /// The event as this watch wants it.
