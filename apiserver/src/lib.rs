@@ -15,6 +15,9 @@ pub mod patch;
 pub mod proxy;
 pub mod registry;
 pub mod schema;
+pub mod server;
 pub mod storage;
 pub mod table;
 pub mod watch_cache;
+
+pub use server::{Config, Server, StartError};

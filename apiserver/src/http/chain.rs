@@ -47,7 +47,7 @@ pub struct Chain {
     writes: Semaphore,
     /// Whether permissions are known yet.
     ready: tokio::sync::watch::Receiver<bool>,
-    /// Ends watches and other streams when the server does.
+    /// Ends logs and other streams when the server does.
     ending: tokio_util::sync::CancellationToken,
 }
 
@@ -162,7 +162,9 @@ impl Service for Chain {
             Err(Status::failure(500, "InternalError", "This request caused apiserver to panic. Look in the logs for details."))
         });
         let mut response = answer.unwrap_or_else(|status| status_response(&status));
-        if long_running {
+        if long_running && info.verb == "watch" {
+            // The registry ends watches itself, with a last bookmark.
+        } else if long_running {
             response = response.map(|body| encode::until(body, self.ending.clone()));
         } else {
             response = encode::finish(response, &wishes).await;

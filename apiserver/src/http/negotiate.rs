@@ -67,10 +67,11 @@ impl MediaType {
 /// # Errors
 /// 406 NotAcceptable when no alternative can be served.
 pub fn response_form(accept: Option<&str>, stream: bool) -> Result<Form, Status> {
-    let alternatives = MediaType::parse_all(accept.unwrap_or(""));
-    if alternatives.is_empty() {
+    let accept = accept.unwrap_or("").trim();
+    if accept.is_empty() {
         return Ok(Form::Object);
     }
+    let alternatives = MediaType::parse_all(accept);
     for media in alternatives.iter().filter(|media| media.takes_json()) {
         if media.parameter("stream").is_some_and(|value| !stream || value != "watch") {
             continue;
