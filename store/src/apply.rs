@@ -184,8 +184,7 @@ impl Requests {
         let key = (client, sequence);
         if let Some(result) = self.results.get(&key) {
             let decoded = CommandResult::decode(result.clone());
-            return Ok(decoded
-                .unwrap_or_else(|error| CommandResult::Error(ApplyError::Undecodable(error.to_string()))));
+            return Ok(decoded.unwrap_or_else(|error| CommandResult::Error(ApplyError::Undecodable(error.to_string()))));
         }
         if since < pending.forgotten() {
             return Ok(CommandResult::Error(ApplyError::RequestExpired));
@@ -222,9 +221,8 @@ impl Requests {
 
 fn execute(pending: &mut Pending<'_>, id: EntryId, command: &Command) -> Result<CommandResult, EngineError> {
     // The entry's own term: a deposed leader's entry is in its term, whoever commits it.
-    let current = |fence: quorate_proto::fence::Fence| {
-        fence.generation == pending.generation() && fence.term == id.term
-    };
+    let current =
+        |fence: quorate_proto::fence::Fence| fence.generation == pending.generation() && fence.term == id.term;
     if command.fence.is_some_and(|fence| !current(fence)) {
         return Ok(CommandResult::Error(ApplyError::FenceNotCurrent));
     }

@@ -3,8 +3,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use quorate_proto::etcd::{
-    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest,
-    TxnResponse,
+    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
 };
 use quorate_proto::fence::Fence;
 
@@ -282,9 +281,7 @@ impl Command {
                 }
                 Operation::LeaseCheckpoint(leases)
             }
-            MEMBER_ATTRIBUTES => {
-                Operation::MemberAttributes { member: bytes.try_get_u64()?, attributes: bytes }
-            }
+            MEMBER_ATTRIBUTES => Operation::MemberAttributes { member: bytes.try_get_u64()?, attributes: bytes },
             NOOP => Operation::Noop,
             _ => return Err("its operation is unknown".into()),
         };

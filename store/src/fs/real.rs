@@ -32,8 +32,7 @@ impl Disk for Real {
     }
 
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
-        let file =
-            fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
+        let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         Ok(Arc::new(RealFile(file)))
     }
 

@@ -11,10 +11,10 @@ use std::thread::JoinHandle;
 
 use rocksdb::WriteBatch;
 
+use super::EngineError;
 use super::db::Instance;
 use super::engine::Engine;
 use super::rows::{self, Revision};
-use super::EngineError;
 
 /// So many rows are removed by one write: small beside the writes of clients.
 const MAX_REMOVALS_PER_BATCH: usize = 1000;
@@ -29,9 +29,7 @@ pub(crate) struct Collector {
 impl Collector {
     pub(crate) fn start(engine: Arc<Engine>) -> std::io::Result<Collector> {
         let (signal, work) = sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("store-collect".to_owned())
-            .spawn(move || run(&engine, &work))?;
+        let thread = std::thread::Builder::new().name("store-collect".to_owned()).spawn(move || run(&engine, &work))?;
         Ok(Collector { signal: Some(signal), thread: Some(thread) })
     }
 

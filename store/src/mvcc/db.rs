@@ -10,8 +10,8 @@ use bytes::Bytes;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Options, ReadOptions, ReadTier,
-    SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Options, ReadOptions, ReadTier, SliceTransform,
+    WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::rows::{self, BadRow, KEYS, State, VERSION_SUFFIX_LEN};
@@ -110,11 +110,7 @@ fn options(config: &Config, floor: Arc<AtomicI64>) -> Options {
     let mut options = Options::default();
     options.create_if_missing(true);
     options.set_block_based_table_factory(&table);
-    options.set_prefix_extractor(SliceTransform::create(
-        "quorate.key",
-        key_prefix,
-        Some(has_key_prefix),
-    ));
+    options.set_prefix_extractor(SliceTransform::create("quorate.key", key_prefix, Some(has_key_prefix)));
     options.set_memtable_prefix_bloom_ratio(0.05);
     options.set_compaction_filter_factory(SupersededFactory(floor));
     options.set_compression_type(DBCompressionType::Lz4);
@@ -142,8 +138,10 @@ impl Instance {
     /// Opens the database at `path`, or makes an empty one.
     pub(super) fn open(path: &Path, config: &Config) -> Result<Instance, EngineError> {
         let floor = Arc::new(AtomicI64::new(-1));
-        let db = DB::open(&options(config, floor.clone()), path).map_err(|source| {
-            EngineError::Database { action: "be opened", path: path.to_owned(), source }
+        let db = DB::open(&options(config, floor.clone()), path).map_err(|source| EngineError::Database {
+            action: "be opened",
+            path: path.to_owned(),
+            source,
         })?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);

@@ -258,8 +258,7 @@ impl Engine {
     /// An estimate of the bytes that hold live rows.
     pub fn size_in_use_bytes(&self) -> u64 {
         let instance = self.live();
-        instance.property(c"rocksdb.estimate-live-data-size")
-            + instance.property(c"rocksdb.cur-size-all-mem-tables")
+        instance.property(c"rocksdb.estimate-live-data-size") + instance.property(c"rocksdb.cur-size-all-mem-tables")
     }
 
     /// The changes from `from` on, in order: whole revisions, up to `limit` of them, and no

@@ -3,9 +3,9 @@
 //! The hash of a set of rows is the sum of the hashes of its rows: independent of the
 //! order, so it can be kept up to date row by row.
 
+use super::ReadError;
 use super::db::Instance;
 use super::rows::{self, KEYS};
-use super::ReadError;
 use crate::command::ApplyError;
 
 /// The hash of what can be read at a revision.

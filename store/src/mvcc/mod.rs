@@ -53,12 +53,7 @@ pub struct Config {
 impl Config {
     /// The defaults for a small machine.
     pub fn new(directory: PathBuf) -> Config {
-        Config {
-            directory,
-            block_cache_bytes: 64 << 20,
-            write_buffer_bytes: 16 << 20,
-            history_bytes: 16 << 20,
-        }
+        Config { directory, block_cache_bytes: 64 << 20, write_buffer_bytes: 16 << 20, history_bytes: 16 << 20 }
     }
 }
 

@@ -207,9 +207,7 @@ impl Model {
                     before.check_put(request)?;
                     Response::ResponsePut(self.put(request, next))
                 }
-                Request::RequestDeleteRange(request) => {
-                    Response::ResponseDeleteRange(self.delete(request, next))
-                }
+                Request::RequestDeleteRange(request) => Response::ResponseDeleteRange(self.delete(request, next)),
                 Request::RequestTxn(request) => Response::ResponseTxn(self.txn(before, request, next)?),
             };
             responses.push(ResponseOp { response: Some(response) });

@@ -6,8 +6,8 @@ use quorate_proto::etcd::range_request::{SortOrder, SortTarget};
 use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader};
 use quorate_proto::mvccpb::KeyValue;
 
-use super::view::{KeyRange, Keys};
 use super::EngineError;
+use super::view::{KeyRange, Keys};
 use crate::command::ApplyError;
 
 /// The checks that need no state.

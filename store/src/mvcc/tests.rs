@@ -57,8 +57,7 @@ struct Generator(StdRng);
 
 impl Generator {
     fn key(&mut self) -> Bytes {
-        const KEYS: [&[u8]; 10] =
-            [b"a", b"a\0", b"a\0b", b"aa", b"b", b"b/1", b"b/2", b"b/3", b"c\xff", b"\xff\xff"];
+        const KEYS: [&[u8]; 10] = [b"a", b"a\0", b"a\0b", b"aa", b"b", b"b/1", b"b/2", b"b/3", b"c\xff", b"\xff\xff"];
         Bytes::from_static(KEYS[self.0.random_range(0..KEYS.len())])
     }
 
@@ -516,8 +515,7 @@ fn cost_of_a_put() {
                 entry(index, Operation::Put(request))
             };
             let batches = KEYS / batch;
-            let entries: Vec<Vec<Entry>> =
-                (0..batches).map(|_| (0..batch).map(|_| one()).collect()).collect();
+            let entries: Vec<Vec<Entry>> = (0..batches).map(|_| (0..batch).map(|_| one()).collect()).collect();
             let began = thread_cpu_nanos();
             for batch in entries {
                 machine.apply(batch).expect("it applies");

@@ -7,8 +7,8 @@ use quorate_proto::etcd::compare::{CompareResult, CompareTarget, TargetUnion};
 use quorate_proto::etcd::request_op::Request;
 use quorate_proto::etcd::response_op::Response;
 use quorate_proto::etcd::{
-    Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
-    RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    Compare, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp,
+    ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 
 use super::pending::Pending;
@@ -163,22 +163,34 @@ fn holds(compare: &Compare, row: Option<&Row>) -> bool {
             };
             row.value[..].cmp(wanted)
         }
-        CompareTarget::Version => number(row.map(|row| row.version), match union {
-            Some(TargetUnion::Version(version)) => Some(*version),
-            _ => None,
-        }),
-        CompareTarget::Create => number(row.map(|row| row.create), match union {
-            Some(TargetUnion::CreateRevision(revision)) => Some(*revision),
-            _ => None,
-        }),
-        CompareTarget::Mod => number(row.map(|row| row.revision.main), match union {
-            Some(TargetUnion::ModRevision(revision)) => Some(*revision),
-            _ => None,
-        }),
-        CompareTarget::Lease => number(row.map(|row| row.lease), match union {
-            Some(TargetUnion::Lease(lease)) => Some(*lease),
-            _ => None,
-        }),
+        CompareTarget::Version => number(
+            row.map(|row| row.version),
+            match union {
+                Some(TargetUnion::Version(version)) => Some(*version),
+                _ => None,
+            },
+        ),
+        CompareTarget::Create => number(
+            row.map(|row| row.create),
+            match union {
+                Some(TargetUnion::CreateRevision(revision)) => Some(*revision),
+                _ => None,
+            },
+        ),
+        CompareTarget::Mod => number(
+            row.map(|row| row.revision.main),
+            match union {
+                Some(TargetUnion::ModRevision(revision)) => Some(*revision),
+                _ => None,
+            },
+        ),
+        CompareTarget::Lease => number(
+            row.map(|row| row.lease),
+            match union {
+                Some(TargetUnion::Lease(lease)) => Some(*lease),
+                _ => None,
+            },
+        ),
     };
     match compare.result() {
         CompareResult::Equal => order.is_eq(),
@@ -374,11 +386,7 @@ impl Writer<'_, '_> {
         Ok(())
     }
 
-    fn run(
-        &mut self,
-        request: &TxnRequest,
-        path: &mut std::slice::Iter<'_, bool>,
-    ) -> Result<TxnResponse, EngineError> {
+    fn run(&mut self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Result<TxnResponse, EngineError> {
         let succeeded = path.next().copied().unwrap_or_default();
         let mut responses = Vec::new();
         for operation in branch(request, succeeded) {
@@ -388,9 +396,7 @@ impl Writer<'_, '_> {
                     Response::ResponseRange(read_range(self.pending, request, at, self.revision())?)
                 }
                 Some(Request::RequestPut(request)) => Response::ResponsePut(self.put(request)?),
-                Some(Request::RequestDeleteRange(request)) => {
-                    Response::ResponseDeleteRange(self.delete(request)?)
-                }
+                Some(Request::RequestDeleteRange(request)) => Response::ResponseDeleteRange(self.delete(request)?),
                 Some(Request::RequestTxn(nested)) => Response::ResponseTxn(self.run(nested, path)?),
                 None => continue,
             };

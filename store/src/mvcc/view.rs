@@ -7,10 +7,10 @@ use std::ops::Bound;
 use bytes::Bytes;
 use rocksdb::DBRawIterator;
 
+use super::EngineError;
 use super::db::Instance;
 use super::pending::Versions;
 use super::rows::{self, Revision, Row};
-use super::EngineError;
 
 /// The keys of a request, as etcd says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -207,9 +207,8 @@ impl<'a> Scan<'a> {
 
     fn step_pending(&mut self) {
         let at = self.at;
-        self.next_pending = self.pending.as_mut().and_then(|range| {
-            range.find_map(|(key, versions)| Some((key, versions.at(at)?)))
-        });
+        self.next_pending =
+            self.pending.as_mut().and_then(|range| range.find_map(|(key, versions)| Some((key, versions.at(at)?))));
     }
 
     /// The next key that is alive.

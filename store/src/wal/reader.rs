@@ -124,13 +124,7 @@ fn record_at(
 }
 
 /// Whether a whole record with a sequence number above `above` lies at or after `offset`.
-fn has_later_record(
-    file: &dyn File,
-    log_id: u64,
-    number: u64,
-    offset: u64,
-    above: u64,
-) -> std::io::Result<bool> {
+fn has_later_record(file: &dyn File, log_id: u64, number: u64, offset: u64, above: u64) -> std::io::Result<bool> {
     let size = file.size()?;
     let wanted = number.to_le_bytes();
     let mut window = vec![0; WINDOW_LEN];
@@ -216,8 +210,7 @@ impl Replayed {
         // What follows the end must hold no record that was written after it.
         let above = expected.next.map_or(0, |(sequence, _)| sequence);
         for (number, file) in files.iter().filter(|(number, _)| *number >= self.end.segment) {
-            let offset =
-                if *number == self.end.segment { self.end.offset } else { SEGMENT_HEADER_LEN as u64 };
+            let offset = if *number == self.end.segment { self.end.offset } else { SEGMENT_HEADER_LEN as u64 };
             let path = directory.segment_path(self.end.segment);
             if has_later_record(&**file, self.log_id, *number, offset, above).map_err(failed("read", &path))? {
                 let reason = "a record's checksum does not match".to_owned();
@@ -225,9 +218,11 @@ impl Replayed {
             }
         }
         let path = directory.segment_path(files[0].0);
-        self.log
-            .check_replayed()
-            .map_err(|reason| WalError::Damaged { path, offset: SEGMENT_HEADER_LEN as u64, reason })?;
+        self.log.check_replayed().map_err(|reason| WalError::Damaged {
+            path,
+            offset: SEGMENT_HEADER_LEN as u64,
+            reason,
+        })?;
         (self.sequence, self.previous) = expected.next.unwrap_or((1, 0));
         self.truncated_tail = begun;
         let after = |number: u64| files.iter().find(|(other, _)| *other == number).cloned();
@@ -285,11 +280,7 @@ impl Replayed {
 }
 
 /// Reads the record at `location` again; `None` when it is not there any more.
-pub(super) fn read_back(
-    file: &dyn File,
-    log_id: u64,
-    location: Location,
-) -> std::io::Result<Option<Vec<Operation>>> {
+pub(super) fn read_back(file: &dyn File, log_id: u64, location: Location) -> std::io::Result<Option<Vec<Operation>>> {
     let size = file.size()?;
     let mut header = [0; HEADER_LEN];
     let count = file.read_at(&mut header, location.offset)?;

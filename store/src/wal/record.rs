@@ -33,7 +33,11 @@ pub(super) enum Operation {
     /// Removes every entry up to and including this one.
     Purge(EntryId),
     /// What a reader that starts at this segment must know; first in every segment.
-    State { purged: Option<EntryId>, vote: Option<Bytes>, committed: Option<EntryId> },
+    State {
+        purged: Option<EntryId>,
+        vote: Option<Bytes>,
+        committed: Option<EntryId>,
+    },
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,13 +97,7 @@ pub(super) fn begin(buffer: &mut Vec<u8>) {
 }
 
 /// Completes the record begun in `buffer`; returns its checksum.
-pub(super) fn finish(
-    buffer: &mut Vec<u8>,
-    log_id: u64,
-    previous: u32,
-    segment: u64,
-    sequence: u64,
-) -> u32 {
+pub(super) fn finish(buffer: &mut Vec<u8>, log_id: u64, previous: u32, segment: u64, sequence: u64) -> u32 {
     let body_len = buffer.len() - HEADER_LEN;
     assert!(body_len > 0 && body_len <= MAX_BODY_LEN && sequence > 0);
     buffer[4..8].copy_from_slice(&(body_len as u32).to_le_bytes());
@@ -345,8 +343,7 @@ mod tests {
         for bit in 0..length * 8 {
             let mut damaged = record.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
-            let passes = parse_header(&damaged)
-                .is_some_and(|header| is_valid(77, &header, &damaged));
+            let passes = parse_header(&damaged).is_some_and(|header| is_valid(77, &header, &damaged));
             assert!(!passes, "bit {bit} flips unnoticed");
         }
     }

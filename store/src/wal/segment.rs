@@ -39,12 +39,7 @@ impl Directory {
     }
 
     /// Makes segment `number`, from the file of a retired one when given.
-    pub(super) fn make(
-        &self,
-        log_id: u64,
-        number: u64,
-        retired: Option<u64>,
-    ) -> Result<Arc<dyn File>, WalError> {
+    pub(super) fn make(&self, log_id: u64, number: u64, retired: Option<u64>) -> Result<Arc<dyn File>, WalError> {
         let unfinished = self.path.join(UNFINISHED);
         let reused = match retired {
             Some(retired) => self.reuse(retired, &unfinished)?,
@@ -100,10 +95,7 @@ impl Directory {
 }
 
 /// Turns a system error into one that names the file.
-pub(super) fn failed<'a>(
-    action: &'static str,
-    path: &'a Path,
-) -> impl Fn(std::io::Error) -> WalError + 'a {
+pub(super) fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> WalError + 'a {
     move |source| WalError::File { action, path: path.to_owned(), source }
 }
 

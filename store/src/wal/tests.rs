@@ -72,8 +72,7 @@ fn run(wal: &Wal, seed: u64, confirmed: &Arc<Mutex<Vec<LogEntry>>>) -> History {
             }
             _ => {
                 let count = random.random_range(1..6);
-                let entries: Vec<_> =
-                    (1..=count).map(|n| entry(term, last + n, random.random_range(1..900))).collect();
+                let entries: Vec<_> = (1..=count).map(|n| entry(term, last + n, random.random_range(1..900))).collect();
                 history.asked.extend(entries.iter().cloned());
                 let confirmed = confirmed.clone();
                 let own = entries.clone();
@@ -139,16 +138,11 @@ fn check_survival(seed: u64, at: u64) -> bool {
         assert_eq!(found, Some(entry), "{context}: a confirmed entry is lost");
     }
     let vote = recovered.vote.map_or(0, |vote| u64::from_be_bytes(vote[..].try_into().expect("a vote")));
-    assert!(
-        vote == history.vote || vote == history.vote_asked,
-        "{context}: vote {vote}, confirmed {}",
-        history.vote
-    );
+    assert!(vote == history.vote || vote == history.vote_asked, "{context}: vote {vote}, confirmed {}", history.vote);
     // And the log goes on, through one more life.
     let next = recovered.state.last.map_or(1, |id| id.index + 1);
     let (sender, done) = std::sync::mpsc::channel();
-    wal.append(vec![entry(99, next, 100)], move |result| sender.send(result).expect("a receiver"))
-        .expect("an append");
+    wal.append(vec![entry(99, next, 100)], move |result| sender.send(result).expect("a receiver")).expect("an append");
     done.recv().expect("an answer").expect("a durable entry");
     drop(wal);
     let (wal, _) = open(&crashed.crash(0));
@@ -183,8 +177,7 @@ fn a_failed_write_or_sync_stops_the_log() {
             let (recovered, _) = open(&disk.crash(0));
             let entries = all(&recovered);
             let purged = recovered.state().purged.map_or(0, |id| id.index);
-            let wanted =
-                |entry: &&LogEntry| entry.id.index > purged && history.asked.contains(entry);
+            let wanted = |entry: &&LogEntry| entry.id.index > purged && history.asked.contains(entry);
             for entry in confirmed.lock().expect("lock").iter().filter(wanted) {
                 assert!(entries.contains(entry), "{fault:?} at {at}: entry {:?} is lost", entry.id);
             }

@@ -101,8 +101,7 @@ pub(super) fn start(
         truncated_tail: replayed.truncated_tail,
     };
     let spawn_failed = failed("start a thread for", &directory.path);
-    let (preparer, preparing) =
-        Preparer::start(directory.clone(), replayed.log_id).map_err(&spawn_failed)?;
+    let (preparer, preparing) = Preparer::start(directory.clone(), replayed.log_id).map_err(&spawn_failed)?;
     let Replayed { log, log_id, segments, spare, end, sequence, previous, .. } = replayed;
     let Some(active) = segments.get(&end.segment).map(|segment| segment.file.clone()) else {
         return Err(WalError::Closed);
@@ -122,21 +121,10 @@ pub(super) fn start(
         write_began: AtomicU64::new(0),
         last_fsync_micros: AtomicU64::new(0),
     });
-    let writer = Writer {
-        shared: shared.clone(),
-        preparer,
-        active,
-        end,
-        sequence,
-        previous,
-        hard,
-        spare,
-        buffer: Vec::new(),
-    };
-    let writing = std::thread::Builder::new()
-        .name("wal-writer".to_owned())
-        .spawn(move || writer.run())
-        .map_err(&spawn_failed)?;
+    let writer =
+        Writer { shared: shared.clone(), preparer, active, end, sequence, previous, hard, spare, buffer: Vec::new() };
+    let writing =
+        std::thread::Builder::new().name("wal-writer".to_owned()).spawn(move || writer.run()).map_err(&spawn_failed)?;
     Ok((shared, recovered, vec![writing, preparing]))
 }
 
@@ -279,9 +267,7 @@ impl Shared {
             return Ok(entry.payload.clone());
         }
         match self.log().purged() {
-            Some(purged) if purged.index >= id.index => {
-                Err(WalError::Purged { wanted: id.index, last: purged.index })
-            }
+            Some(purged) if purged.index >= id.index => Err(WalError::Purged { wanted: id.index, last: purged.index }),
             _ => Err(WalError::Damaged {
                 path: self.directory.segment_path(location.segment),
                 offset: location.offset,
@@ -439,8 +425,7 @@ impl Writer {
             self.hard.note(operation);
         }
         let Location { segment, offset } = self.end;
-        let crc =
-            record::finish(&mut self.buffer, self.shared.log_id, self.previous, segment, self.sequence);
+        let crc = record::finish(&mut self.buffer, self.shared.log_id, self.previous, segment, self.sequence);
         let path = self.shared.directory.segment_path(segment);
         self.active.write_all_at(&self.buffer, offset).map_err(failed("write", &path))?;
         let syncing = Instant::now();

@@ -76,8 +76,7 @@ const MAX_BATCHES: usize = 64;
 impl Hub {
     pub(crate) fn new(engine: Arc<Engine>, size_bytes: usize) -> Hub {
         let revision = engine.revision();
-        let ring =
-            Ring { batches: VecDeque::new(), bytes: 0, size_bytes, from: revision + 1, published: revision };
+        let ring = Ring { batches: VecDeque::new(), bytes: 0, size_bytes, from: revision + 1, published: revision };
         Hub { engine, ring: Mutex::new(ring), published: watch::Sender::new(revision) }
     }
 

@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use quorate_proto::etcd::{
-    CompactionRequest, DeleteRangeRequest, PutRequest, WatchCreateRequest, WatchResponse,
-};
+use quorate_proto::etcd::{CompactionRequest, DeleteRangeRequest, PutRequest, WatchCreateRequest, WatchResponse};
 use quorate_proto::mvccpb::event::EventType;
 
 use super::*;
