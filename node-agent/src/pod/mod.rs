@@ -8,6 +8,6 @@ pub mod manager;
 pub mod plan;
 pub mod seen;
 pub mod spec;
-mod start;
+pub mod start;
 pub mod status;
 pub mod worker;

@@ -16,7 +16,7 @@ const MAX_REFUSAL_BYTES: usize = 64 * 1024;
 
 /// Sends the request on to `url`, and once both sides have changed their protocol, all bytes.
 /// Any other answer of the runtime goes back as it is.
-pub async fn splice(mut request: Request<Incoming>, url: &str) -> Answer {
+pub(super) async fn splice(mut request: Request<Incoming>, url: &str) -> Answer {
     let Ok(uri) = url.parse::<Uri>() else {
         return text(StatusCode::INTERNAL_SERVER_ERROR, "the runtime's streaming address does not parse");
     };
