@@ -73,7 +73,11 @@ pub async fn run(config: Config, cancel: CancellationToken) -> Result<(), AgentE
 ///
 /// # Errors
 /// As [`run`].
-pub async fn run_with_client(config: Config, client: Arc<dyn Client>, cancel: CancellationToken) -> Result<(), AgentError> {
+pub async fn run_with_client(
+    config: Config,
+    client: Arc<dyn Client>,
+    cancel: CancellationToken,
+) -> Result<(), AgentError> {
     config.validate()?;
     preflight::check(&config)?;
     let _lock = lock(&config)?;
@@ -83,7 +87,8 @@ pub async fn run_with_client(config: Config, client: Arc<dyn Client>, cancel: Ca
             let cri = Cri::new(&socket);
             let status = cri.status(true).await.map_err(|status| AgentError::Runtime { problem: describe(&status) })?;
             let systemd = status.info.get("config").is_some_and(|text| text.contains("\"systemdCgroup\":true"));
-            let cgroups = if systemd { cgroup::Driver::Systemd } else { cgroup::Driver::Cgroupfs(cgroup_prefix(&config)) };
+            let cgroups =
+                if systemd { cgroup::Driver::Systemd } else { cgroup::Driver::Cgroupfs(cgroup_prefix(&config)) };
             Agent { config, client, cri, cgroups, network: None, namespace: Namespace::Own }.run(cancel).await
         }
     }
@@ -104,7 +109,8 @@ fn lock(config: &Config) -> Result<Flock<std::fs::File>, AgentError> {
 async fn run_managed(config: Config, client: Arc<dyn Client>, cancel: CancellationToken) -> Result<(), AgentError> {
     let layout = Layout::new(&config.data_dir);
     let network = Network::new(&config.node_name, &config.data_dir, layout.cni_config_dir(), layout.cni_data_dir());
-    let settings = Settings { layout: &layout, pause_image: &config.pause_image, cni_plugin_dir: &config.cni_plugin_dir };
+    let settings =
+        Settings { layout: &layout, pause_image: &config.pause_image, cni_plugin_dir: &config.cni_plugin_dir };
     let prefix = cgroup_prefix(&config);
     let managed = Managed::start(&settings).await?;
     // What an agent that was killed has left: its containers ended with it.
@@ -161,7 +167,8 @@ impl Agent {
 
     async fn work(self, tasks: &TaskTracker, cancel: CancellationToken) -> Result<(), AgentError> {
         let Self { config, client, cri, cgroups, network, namespace } = self;
-        let options = ListOptions { field_selector: format!("spec.nodeName={}", config.node_name), ..ListOptions::default() };
+        let options =
+            ListOptions { field_selector: format!("spec.nodeName={}", config.node_name), ..ListOptions::default() };
         let pods = Informer::new(Arc::clone(&client), resources::pods(), None, options);
         let server = Server { cri: cri.clone(), pods: pods.lister(), node_name: config.node_name.clone() };
         let bound: SocketAddr = server::serve(server, config.listen, &config.tls, tasks, cancel.clone()).await?;

@@ -99,7 +99,10 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         let wrong = |setting, problem: &str| Err(ConfigError { setting, problem: problem.to_owned() });
         if !is_subdomain(&self.node_name) {
-            return wrong("node name", "must consist of lower case letters, digits, '-' and '.', and start and end with a letter or digit");
+            return wrong(
+                "node name",
+                "must consist of lower case letters, digits, '-' and '.', and start and end with a letter or digit",
+            );
         }
         if !self.data_dir.is_absolute() {
             return wrong("data directory", "must be an absolute path");

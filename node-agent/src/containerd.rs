@@ -119,22 +119,12 @@ impl Managed {
         let config = config_text(settings, snapshotter, !has_sys_resource());
         write(&layout.config(), &config)?;
         write(&layout.log(), "")?;
-        let arguments: Vec<OsString> = [
-            "--mount",
-            "--pid",
-            "--fork",
-            "--kill-child=KILL",
-            "--propagation",
-            "slave",
-            "sh",
-            "-c",
-            INIT,
-            "sh",
-        ]
-        .map(OsString::from)
-        .into_iter()
-        .chain([layout.config().into_os_string()])
-        .collect();
+        let arguments: Vec<OsString> =
+            ["--mount", "--pid", "--fork", "--kill-child=KILL", "--propagation", "slave", "sh", "-c", INIT, "sh"]
+                .map(OsString::from)
+                .into_iter()
+                .chain([layout.config().into_os_string()])
+                .collect();
         let child = Guarded::spawn("unshare", arguments, &layout.log()).await.map_err(ContainerdError::Start)?;
         let mut managed = Self { layout, snapshotter, child };
         if !managed.answers_within(START_TIMEOUT).await {
@@ -221,7 +211,8 @@ async fn wait_until_free(layout: &Layout) -> Result<(), ContainerdError> {
 /// Images, and the record of which containers ran, stay.
 fn clear(layout: &Layout) -> Result<(), ContainerdError> {
     let mountinfo = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let mounted = |path: &Path| mountinfo.lines().filter_map(|l| l.split(' ').nth(4)).any(|m| Path::new(m).starts_with(path));
+    let mounted =
+        |path: &Path| mountinfo.lines().filter_map(|l| l.split(' ').nth(4)).any(|m| Path::new(m).starts_with(path));
     for path in [layout.state(), layout.cni_data_dir(), layout.cni_config_dir()] {
         if mounted(&path) {
             return Err(ContainerdError::Mounted { path });

@@ -120,7 +120,9 @@ pub fn problems(machine: &Machine) -> Vec<String> {
         }
     }
     if !machine.forwarding {
-        problems.push("IPv4 forwarding is off and cannot be switched on; allow it: sysctl -w net.ipv4.ip_forward=1".to_owned());
+        problems.push(
+            "IPv4 forwarding is off and cannot be switched on; allow it: sysctl -w net.ipv4.ip_forward=1".to_owned(),
+        );
     }
     if machine.socket.as_os_str().len() > MAX_SOCKET_PATH {
         problems.push(format!(

@@ -130,7 +130,10 @@ impl Guarded {
             }
         };
         std::thread::Builder::new().name("child-keeper".to_owned()).spawn(keeper).map_err(failed)?;
-        let pid = start.await.unwrap_or_else(|_| Err(std::io::Error::other("the keeper of the child ended"))).map_err(failed)?;
+        let pid = start
+            .await
+            .unwrap_or_else(|_| Err(std::io::Error::other("the keeper of the child ended")))
+            .map_err(failed)?;
         Ok(Self { pid: Pid::from_raw(pid.cast_signed()), ended })
     }
 

@@ -97,7 +97,9 @@ mod tests {
 
     #[test]
     fn what_names_no_image_is_refused() {
-        for reference in ["", "Web", "a b", "web:", "web:-1", "web@sha256", "/web", "web//x", "web:1/..", "web@sha256:zz"] {
+        for reference in
+            ["", "Web", "a b", "web:", "web:-1", "web@sha256", "/web", "web//x", "web:1/..", "web@sha256:zz"]
+        {
             check(reference, None);
         }
     }

@@ -175,7 +175,8 @@ impl Cri {
 
     /// Asks the container to end and kills it after `grace`.
     pub async fn stop_container(&self, id: &str, grace: Duration) -> Result<(), Status> {
-        let request = wire::StopContainerRequest { container_id: id.to_owned(), timeout: grace.as_secs().cast_signed() };
+        let request =
+            wire::StopContainerRequest { container_id: id.to_owned(), timeout: grace.as_secs().cast_signed() };
         gone_is_fine(self.runtime.clone().stop_container(within(request, grace + CALL_TIMEOUT)).await)
     }
 
@@ -191,8 +192,11 @@ impl Cri {
         command: Vec<String>,
         timeout: Duration,
     ) -> Result<wire::ExecSyncResponse, Status> {
-        let request =
-            wire::ExecSyncRequest { container_id: id.to_owned(), cmd: command, timeout: timeout.as_secs().max(1).cast_signed() };
+        let request = wire::ExecSyncRequest {
+            container_id: id.to_owned(),
+            cmd: command,
+            timeout: timeout.as_secs().max(1).cast_signed(),
+        };
         Ok(self.runtime.clone().exec_sync(within(request, timeout + GRACE)).await?.into_inner())
     }
 

@@ -151,7 +151,9 @@ fn inside(pods: IpNet, cluster: IpNet) -> String {
 
 fn other_bridges(own: &str) -> bool {
     let interfaces = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    interfaces.map(|entry| entry.file_name().to_string_lossy().into_owned()).any(|name| is_bridge_name(&name) && name != own)
+    interfaces
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .any(|name| is_bridge_name(&name) && name != own)
 }
 
 fn is_bridge_name(name: &str) -> bool {
@@ -173,9 +175,13 @@ pub fn parse_resolv_conf(text: &str) -> Resolver {
         let line = line.split(['#', ';']).next().unwrap_or_default();
         let mut words = line.split_whitespace();
         match words.next() {
-            Some("nameserver") => resolver.servers.extend(words.next().filter(|w| w.parse::<IpAddr>().is_ok()).map(str::to_owned)),
+            Some("nameserver") => {
+                resolver.servers.extend(words.next().filter(|w| w.parse::<IpAddr>().is_ok()).map(str::to_owned))
+            }
             Some("search") => resolver.searches = words.map(str::to_owned).collect(),
-            Some("domain") if resolver.searches.is_empty() => resolver.searches = words.take(1).map(str::to_owned).collect(),
+            Some("domain") if resolver.searches.is_empty() => {
+                resolver.searches = words.take(1).map(str::to_owned).collect()
+            }
             Some("options") => resolver.options = words.map(str::to_owned).collect(),
             _ => {}
         }

@@ -52,9 +52,8 @@ pub fn look(data_dir: &Path) -> Machine {
     Machine {
         cpus: std::thread::available_parallelism().map_or(1, |count| u32::try_from(count.get()).unwrap_or(1)),
         memory_bytes: meminfo(&memory, "MemTotal").unwrap_or(0),
-        storage_bytes: disk.map_or(0, |disk| {
-            i64::try_from(disk.blocks().saturating_mul(disk.fragment_size())).unwrap_or(i64::MAX)
-        }),
+        storage_bytes: disk
+            .map_or(0, |disk| i64::try_from(disk.blocks().saturating_mul(disk.fragment_size())).unwrap_or(i64::MAX)),
         architecture: match std::env::consts::ARCH {
             "x86_64" => "amd64",
             "aarch64" => "arm64",
@@ -81,7 +80,10 @@ mod tests {
         let text = "MemTotal:       24684084 kB\nMemAvailable:    123 kB\nHugePages_Total:       0\n";
         assert_eq!(meminfo(text, "MemTotal"), Some(24_684_084 * 1024));
         assert_eq!(meminfo(text, "Mem"), None);
-        assert_eq!(pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").unwrap(), "Debian GNU/Linux 12 (bookworm)");
+        assert_eq!(
+            pretty_name("ID=debian\nPRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\n").unwrap(),
+            "Debian GNU/Linux 12 (bookworm)"
+        );
         let machine = look(Path::new("/"));
         assert!(machine.cpus > 0 && machine.memory_bytes > 0 && machine.storage_bytes > 0);
     }

@@ -165,7 +165,8 @@ impl Node {
                 let runtime = self.runtime().await;
                 let status = status::status(&self.identity, &machine, &runtime, old.as_ref(), Timestamp::now());
                 let essence = status::without_heartbeat(&status);
-                let due = reported.as_ref().is_none_or(|(last, at)| *last != essence || at.elapsed() >= self.status_interval);
+                let due =
+                    reported.as_ref().is_none_or(|(last, at)| *last != essence || at.elapsed() >= self.status_interval);
                 if due {
                     match self.write(status).await {
                         Ok(node) => {
@@ -177,7 +178,9 @@ impl Node {
                             self.register().await;
                             continue;
                         }
-                        Err(status) => tracing::warn!(node = self.identity.name, error = %status, "the node's status was not written"),
+                        Err(status) => {
+                            tracing::warn!(node = self.identity.name, error = %status, "the node's status was not written")
+                        }
                     }
                 }
                 let settled = runtime.problems.is_empty() && reported.is_some();
@@ -201,20 +204,27 @@ impl Node {
             Ok(answers) => answers,
             Err(status) => {
                 tracing::debug!(error = describe(&status), "the runtime does not answer");
-                return RuntimeState { problems: vec!["container runtime is down".to_owned()], ..RuntimeState::default() };
+                return RuntimeState {
+                    problems: vec!["container runtime is down".to_owned()],
+                    ..RuntimeState::default()
+                };
             }
         };
         let conditions = status.status.unwrap_or_default().conditions;
         let problem = |kind: &str| {
             let condition = conditions.iter().find(|condition| condition.r#type == kind)?;
-            (!condition.status).then(|| format!("{kind}=false reason:{} message:{}", condition.reason, condition.message))
+            (!condition.status)
+                .then(|| format!("{kind}=false reason:{} message:{}", condition.reason, condition.message))
         };
         let mut problems = Vec::new();
         problems.extend(problem("RuntimeReady").map(|text| format!("container runtime not ready: {text}")));
         problems.extend(problem("NetworkReady").map(|text| format!("container runtime network not ready: {text}")));
         let mut images: Vec<Image> = images
             .into_iter()
-            .map(|image| Image { names: image.repo_digests.into_iter().chain(image.repo_tags).collect(), size_bytes: image.size })
+            .map(|image| Image {
+                names: image.repo_digests.into_iter().chain(image.repo_tags).collect(),
+                size_bytes: image.size,
+            })
             .collect();
         // The largest first, as upstream: the scheduler cares for those.
         images.sort_by(|a, b| b.size_bytes.cmp(&a.size_bytes).then_with(|| a.names.cmp(&b.names)));

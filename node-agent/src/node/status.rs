@@ -79,9 +79,19 @@ pub fn allocatable(machine: &Machine) -> (i64, i64, i64) {
 }
 
 /// The status to report; `old` is the one that the API has.
-pub fn status(identity: &Identity, machine: &Machine, runtime: &RuntimeState, old: Option<&core::NodeStatus>, now: Timestamp) -> Value {
+pub fn status(
+    identity: &Identity,
+    machine: &Machine,
+    runtime: &RuntimeState,
+    old: Option<&core::NodeStatus>,
+    now: Timestamp,
+) -> Value {
     let (cpu_millis, memory, storage) = allocatable(machine);
-    let images = runtime.images.iter().take(MAX_IMAGES).map(|image| json!({"names": image.names, "sizeBytes": image.size_bytes}));
+    let images = runtime
+        .images
+        .iter()
+        .take(MAX_IMAGES)
+        .map(|image| json!({"names": image.names, "sizeBytes": image.size_bytes}));
     json!({
         "capacity": {
             "cpu": machine.cpus.to_string(),
@@ -163,7 +173,9 @@ fn conditions(machine: &Machine, runtime: &RuntimeState, old: Option<&core::Node
         .iter()
         .map(|condition| {
             let status = if condition.met { "True" } else { "False" };
-            let unchanged = before(condition.kind).filter(|old| old.status == status).and_then(|old| old.last_transition_time.clone());
+            let unchanged = before(condition.kind)
+                .filter(|old| old.status == status)
+                .and_then(|old| old.last_transition_time.clone());
             json!({
                 "type": condition.kind,
                 "status": status,
@@ -175,7 +187,10 @@ fn conditions(machine: &Machine, runtime: &RuntimeState, old: Option<&core::Node
         })
         .collect();
     // Conditions of others stay as they are.
-    let others = old.into_iter().flat_map(|old| old.conditions.iter().flatten()).filter(|c| own.iter().all(|own| own.kind != c.type_));
+    let others = old
+        .into_iter()
+        .flat_map(|old| old.conditions.iter().flatten())
+        .filter(|c| own.iter().all(|own| own.kind != c.type_));
     all.extend(others.filter_map(|condition| serde_json::to_value(condition).ok()));
     all
 }
@@ -212,7 +227,13 @@ mod tests {
     }
 
     fn machine() -> Machine {
-        Machine { cpus: 2, memory_bytes: 1 << 30, storage_bytes: 1000 << 20, architecture: "amd64".to_owned(), ..Machine::default() }
+        Machine {
+            cpus: 2,
+            memory_bytes: 1 << 30,
+            storage_bytes: 1000 << 20,
+            architecture: "amd64".to_owned(),
+            ..Machine::default()
+        }
     }
 
     fn ready(status: &Value) -> &Value {
@@ -230,7 +251,10 @@ mod tests {
         assert_eq!(without_heartbeat(&same), without_heartbeat(&good));
         let broken = RuntimeState { problems: vec!["container runtime is down".to_owned()], ..RuntimeState::default() };
         let bad = status(&identity(), &machine(), &broken, Some(&old), at(30));
-        assert_eq!((&ready(&bad)["status"], &ready(&bad)["message"]), (&json!("False"), &json!("container runtime is down")));
+        assert_eq!(
+            (&ready(&bad)["status"], &ready(&bad)["message"]),
+            (&json!("False"), &json!("container runtime is down"))
+        );
         assert_ne!(ready(&bad)["lastTransitionTime"], ready(&good)["lastTransitionTime"]);
     }
 

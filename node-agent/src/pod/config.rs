@@ -121,7 +121,8 @@ fn dns(pod: &core::Pod, node: &Node) -> wire::DnsConfig {
         wire::DnsConfig::default()
     } else if cluster {
         let domain = &node.cluster_domain;
-        let mut searches = vec![format!("{}.svc.{domain}", spec::namespace(pod)), format!("svc.{domain}"), domain.clone()];
+        let mut searches =
+            vec![format!("{}.svc.{domain}", spec::namespace(pod)), format!("svc.{domain}"), domain.clone()];
         searches.extend(node.resolver.searches.iter().cloned());
         wire::DnsConfig { servers: node.cluster_dns.clone(), searches, options: vec!["ndots:5".to_owned()] }
     } else {
@@ -228,7 +229,11 @@ pub fn container(input: &Container<'_>, node: &Node) -> Result<wire::ContainerCo
         command: expanded(&container.command),
         args: expanded(&container.args),
         working_dir: container.working_dir.clone().unwrap_or_default(),
-        envs: input.variables.iter().map(|(key, value)| wire::KeyValue { key: key.clone(), value: value.clone() }).collect(),
+        envs: input
+            .variables
+            .iter()
+            .map(|(key, value)| wire::KeyValue { key: key.clone(), value: value.clone() })
+            .collect(),
         mounts: mounts(input)?,
         labels: all_labels,
         annotations: annotations.map(|(key, value)| (key.to_owned(), value)).into_iter().collect(),
@@ -252,7 +257,10 @@ fn mounts(input: &Container<'_>) -> Result<Vec<wire::Mount>, String> {
     let mut mounts = Vec::new();
     let mut has_hosts = false;
     for mount in input.container.volume_mounts.iter().flatten() {
-        let volume = input.volumes.get(&mount.name).ok_or_else(|| format!("volume {:?} of the container is not mounted", mount.name))?;
+        let volume = input
+            .volumes
+            .get(&mount.name)
+            .ok_or_else(|| format!("volume {:?} of the container is not mounted", mount.name))?;
         let host_path = input.sub_paths.get(&mount.mount_path).unwrap_or(volume);
         has_hosts |= mount.mount_path == "/etc/hosts";
         let propagation = match mount.mount_propagation.as_deref() {
@@ -285,7 +293,10 @@ fn absolute(path: &str) -> String {
     if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
 }
 
-fn amount(amounts: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>, name: &str) -> Option<Quantity> {
+fn amount(
+    amounts: &Option<BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>>,
+    name: &str,
+) -> Option<Quantity> {
     let quantity = amounts.as_ref()?.get(name)?.0.parse::<Quantity>().ok()?;
     (!quantity.is_zero()).then_some(quantity)
 }
@@ -322,7 +333,8 @@ fn security(pod: &core::Pod, container: &core::Container) -> wire::LinuxContaine
     let own = container.security_context.clone().unwrap_or_default();
     let privileged = own.privileged == Some(true);
     let unmasked = privileged || own.proc_mount.as_deref() == Some("Unmasked");
-    let paths = |paths: &[&str]| if unmasked { Vec::new() } else { paths.iter().map(|path| (*path).to_owned()).collect() };
+    let paths =
+        |paths: &[&str]| if unmasked { Vec::new() } else { paths.iter().map(|path| (*path).to_owned()).collect() };
     let capabilities = own.capabilities.map(|asked| wire::Capability {
         add_capabilities: asked.add.unwrap_or_default(),
         drop_capabilities: asked.drop.unwrap_or_default(),
@@ -358,7 +370,9 @@ pub fn check_non_root(pod: &core::Pod, container: &core::Container, image: &wire
     match (own.run_as_user.or(of_pod.run_as_user), image.uid.as_ref(), image.username.as_str()) {
         (Some(0), ..) => Err(format!("container's runAsUser breaks non-root policy {about}")),
         (Some(_), ..) => Ok(()),
-        (None, Some(uid), _) if uid.value == 0 => Err(format!("container has runAsNonRoot and image will run as root {about}")),
+        (None, Some(uid), _) if uid.value == 0 => {
+            Err(format!("container has runAsNonRoot and image will run as root {about}"))
+        }
         (None, Some(_), _) => Ok(()),
         (None, None, "") => Err(format!("container has runAsNonRoot and image will run as root {about}")),
         (None, None, user) => Err(format!(
@@ -389,7 +403,11 @@ pub fn hosts(pod: &core::Pod, addresses: &[String], cluster_domain: &str) -> Str
         if index == 0 {
             text.push_str("\n# Entries added by HostAliases.\n");
         }
-        text.push_str(&format!("{}\t{}\n", alias.ip, alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")));
+        text.push_str(&format!(
+            "{}\t{}\n",
+            alias.ip,
+            alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t")
+        ));
     }
     text
 }
@@ -403,7 +421,8 @@ mod tests {
     fn pod(spec: Value) -> core::Pod {
         let mut spec = spec;
         spec.as_object_mut().unwrap().entry("containers").or_insert(json!([{"name": "c", "image": "i"}]));
-        serde_json::from_value(json!({"metadata": {"name": "web-1", "namespace": "ns", "uid": "u"}, "spec": spec})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "web-1", "namespace": "ns", "uid": "u"}, "spec": spec}))
+            .unwrap()
     }
 
     fn node() -> Node {
@@ -411,7 +430,11 @@ mod tests {
             cgroups: Some(cgroup::Driver::Cgroupfs("/quorate/n".to_owned())),
             cluster_domain: "cluster.local".to_owned(),
             cluster_dns: vec!["10.96.0.10".to_owned()],
-            resolver: Resolver { servers: vec!["1.1.1.1".to_owned()], searches: vec!["lan".to_owned()], options: vec![] },
+            resolver: Resolver {
+                servers: vec!["1.1.1.1".to_owned()],
+                searches: vec!["lan".to_owned()],
+                options: vec![],
+            },
             memory_bytes: 1 << 30,
         }
     }
@@ -426,7 +449,10 @@ mod tests {
     #[track_caller]
     fn check_dns(spec: Value, servers: &[&str], searches: &[&str], options: &[&str]) {
         let config = dns(&pod(spec), &node());
-        assert_eq!((config.servers, config.searches, config.options), (owned(servers), owned(searches), owned(options)));
+        assert_eq!(
+            (config.servers, config.searches, config.options),
+            (owned(servers), owned(searches), owned(options))
+        );
     }
 
     fn owned(texts: &[&str]) -> Vec<String> {
@@ -435,7 +461,12 @@ mod tests {
 
     #[test]
     fn the_dns_policy_chooses_the_resolver() {
-        check_dns(json!({}), &["10.96.0.10"], &["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"], &["ndots:5"]);
+        check_dns(
+            json!({}),
+            &["10.96.0.10"],
+            &["ns.svc.cluster.local", "svc.cluster.local", "cluster.local", "lan"],
+            &["ndots:5"],
+        );
         check_dns(json!({"dnsPolicy": "Default"}), &["1.1.1.1"], &["lan"], &[]);
         check_dns(json!({"dnsPolicy": "ClusterFirst", "hostNetwork": true}), &["1.1.1.1"], &["lan"], &[]);
         check_dns(
@@ -451,7 +482,10 @@ mod tests {
         let pod = pod(json!({"containers": [{"name": "c", "resources": resources}]}));
         let container = spec::regular(&pod).next().unwrap().clone();
         let found = super::resources(&pod, &container, &node());
-        assert_eq!((found.cpu_quota, found.cpu_shares, found.memory_limit_in_bytes, found.oom_score_adj), (quota, shares, memory, oom));
+        assert_eq!(
+            (found.cpu_quota, found.cpu_shares, found.memory_limit_in_bytes, found.oom_score_adj),
+            (quota, shares, memory, oom)
+        );
     }
 
     #[test]

@@ -10,7 +10,11 @@ use quorate_runtime::resources;
 ///
 /// # Errors
 /// The server's answer, when it is another one than "not found".
-pub async fn config_map(client: &dyn Client, namespace: &str, name: &str) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
+pub async fn config_map(
+    client: &dyn Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
     let object = match client.get(&resources::config_maps(), Some(namespace), name).await {
         Ok(object) => object,
         Err(status) if status.is_not_found() => return Ok(None),
@@ -26,7 +30,11 @@ pub async fn config_map(client: &dyn Client, namespace: &str, name: &str) -> Res
 ///
 /// # Errors
 /// The server's answer, when it is another one than "not found".
-pub async fn secret(client: &dyn Client, namespace: &str, name: &str) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
+pub async fn secret(
+    client: &dyn Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<BTreeMap<String, Vec<u8>>>, String> {
     let object = match client.get(&resources::secrets(), Some(namespace), name).await {
         Ok(object) => object,
         Err(status) if status.is_not_found() => return Ok(None),

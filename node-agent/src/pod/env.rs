@@ -75,7 +75,9 @@ pub fn variables(container: &core::Container, sources: &Sources<'_>) -> Result<V
     }
     for variable in container.env.iter().flatten() {
         let value = match &variable.value_from {
-            None => Some(expand(variable.value.as_deref().unwrap_or_default(), |name| lookup(&found, &sources.services, name))),
+            None => Some(expand(variable.value.as_deref().unwrap_or_default(), |name| {
+                lookup(&found, &sources.services, name)
+            })),
             Some(source) => value_from(source, container, sources)?,
         };
         if let Some(value) = value {
@@ -83,7 +85,8 @@ pub fn variables(container: &core::Container, sources: &Sources<'_>) -> Result<V
         }
     }
     // A service's variables never replace the container's own.
-    let mut all: Variables = sources.services.iter().filter(|(name, _)| found.iter().all(|(own, _)| own != name)).cloned().collect();
+    let mut all: Variables =
+        sources.services.iter().filter(|(name, _)| found.iter().all(|(own, _)| own != name)).cloned().collect();
     all.extend(found);
     Ok(all)
 }
@@ -99,10 +102,22 @@ fn lookup(own: &Variables, services: &Variables, name: &str) -> Option<String> {
     own.iter().chain(services).find(|(existing, _)| existing == name).map(|(_, value)| value.clone())
 }
 
-fn value_from(source: &core::EnvVarSource, container: &core::Container, sources: &Sources<'_>) -> Result<Option<String>, String> {
+fn value_from(
+    source: &core::EnvVarSource,
+    container: &core::Container,
+    sources: &Sources<'_>,
+) -> Result<Option<String>, String> {
     if let Some(reference) = &source.config_map_key_ref {
         let data = sources.config_maps.get(&reference.name).and_then(Option::as_ref);
-        return of_key("configmap", "ConfigMap", &reference.name, &reference.key, reference.optional, data, sources.pod);
+        return of_key(
+            "configmap",
+            "ConfigMap",
+            &reference.name,
+            &reference.key,
+            reference.optional,
+            data,
+            sources.pod,
+        );
     }
     if let Some(reference) = &source.secret_key_ref {
         let data = sources.secrets.get(&reference.name).and_then(Option::as_ref);
@@ -113,7 +128,8 @@ fn value_from(source: &core::EnvVarSource, container: &core::Container, sources:
     }
     if let Some(reference) = &source.resource_field_ref {
         let named = reference.container_name.as_deref().filter(|name| !name.is_empty());
-        let container = named.and_then(|name| spec::find(sources.pod, name).map(|(container, _)| container)).unwrap_or(container);
+        let container =
+            named.and_then(|name| spec::find(sources.pod, name).map(|(container, _)| container)).unwrap_or(container);
         return resource(container, reference, sources.allocatable).map(Some);
     }
     Err("the source of a variable is not supported".to_owned())
@@ -148,10 +164,24 @@ pub fn field(sources: &Sources<'_>, path: &str) -> Result<String, String> {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     let spec = pod.spec.clone().unwrap_or_default();
     if let Some(key) = subscript(path, "metadata.annotations") {
-        return Ok(pod.metadata.annotations.iter().flatten().find(|(k, _)| *k == key).map(|(_, v)| v.clone()).unwrap_or_default());
+        return Ok(pod
+            .metadata
+            .annotations
+            .iter()
+            .flatten()
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| v.clone())
+            .unwrap_or_default());
     }
     if let Some(key) = subscript(path, "metadata.labels") {
-        return Ok(pod.metadata.labels.iter().flatten().find(|(k, _)| *k == key).map(|(_, v)| v.clone()).unwrap_or_default());
+        return Ok(pod
+            .metadata
+            .labels
+            .iter()
+            .flatten()
+            .find(|(k, _)| *k == key)
+            .map(|(_, v)| v.clone())
+            .unwrap_or_default());
     }
     Ok(match path {
         "metadata.name" => text(&pod.metadata.name),
@@ -257,7 +287,9 @@ pub fn of_services<'a>(services: impl Iterator<Item = &'a core::Service>) -> Var
     let mut variables = Variables::new();
     for service in services {
         let spec = service.spec.clone().unwrap_or_default();
-        let Some(address) = spec.cluster_ip.filter(|address| !address.is_empty() && address != "None") else { continue };
+        let Some(address) = spec.cluster_ip.filter(|address| !address.is_empty() && address != "None") else {
+            continue;
+        };
         let prefix = service.metadata.name.as_deref().unwrap_or_default().to_uppercase().replace('-', "_");
         let ports = spec.ports.unwrap_or_default();
         let Some(first) = ports.first() else { continue };
@@ -270,7 +302,10 @@ pub fn of_services<'a>(services: impl Iterator<Item = &'a core::Service>) -> Var
         variables.push((format!("{prefix}_SERVICE_PORT"), first.port.to_string()));
         for port in &ports {
             if let Some(name) = port.name.as_deref().filter(|name| !name.is_empty()) {
-                variables.push((format!("{prefix}_SERVICE_PORT_{}", name.to_uppercase().replace('-', "_")), port.port.to_string()));
+                variables.push((
+                    format!("{prefix}_SERVICE_PORT_{}", name.to_uppercase().replace('-', "_")),
+                    port.port.to_string(),
+                ));
             }
         }
         variables.push((format!("{prefix}_PORT"), url(first)));
@@ -351,15 +386,33 @@ mod tests {
                 {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
                 {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
             ]}),
-            Ok(&[SERVICE, ("A", "1"), ("B", "1-10.0.0.1-$(C)"), ("POD_IP", "10.244.0.5"), ("APP", "web"), ("KEY", "value"), ("CPU", "2"), ("MEM", "1024")]),
+            Ok(&[
+                SERVICE,
+                ("A", "1"),
+                ("B", "1-10.0.0.1-$(C)"),
+                ("POD_IP", "10.244.0.5"),
+                ("APP", "web"),
+                ("KEY", "value"),
+                ("CPU", "2"),
+                ("MEM", "1024"),
+            ]),
         );
-        check(json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "map"}}]}), Ok(&[SERVICE, ("P_key", "value")]));
-        check(json!({"name": "c", "env": [{"name": "DB_SERVICE_HOST", "value": "own"}]}), Ok(&[("DB_SERVICE_HOST", "own")]));
+        check(
+            json!({"name": "c", "envFrom": [{"prefix": "P_", "configMapRef": {"name": "map"}}]}),
+            Ok(&[SERVICE, ("P_key", "value")]),
+        );
+        check(
+            json!({"name": "c", "env": [{"name": "DB_SERVICE_HOST", "value": "own"}]}),
+            Ok(&[("DB_SERVICE_HOST", "own")]),
+        );
     }
 
     #[test]
     fn what_is_missing_is_named() {
-        check(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]}), Err("configmap \"gone\" not found"));
+        check(
+            json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone"}}]}),
+            Err("configmap \"gone\" not found"),
+        );
         check(json!({"name": "c", "envFrom": [{"configMapRef": {"name": "gone", "optional": true}}]}), Ok(&[SERVICE]));
         check(
             json!({"name": "c", "env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "map", "key": "no"}}}]}),
@@ -369,6 +422,9 @@ mod tests {
             json!({"name": "c", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "no"}}}]}),
             Err("secret \"s\" not found"),
         );
-        check(json!({"name": "c", "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}), Err("unsupported fieldPath: spec.x"));
+        check(
+            json!({"name": "c", "env": [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.x"}}}]}),
+            Err("unsupported fieldPath: spec.x"),
+        );
     }
 }

@@ -111,13 +111,14 @@ impl Manager {
     /// Wakes the workers whose containers have changed by themselves, and gives
     /// pods that nobody wants a worker that ends them.
     async fn relist(&mut self) {
-        let (sandboxes, containers) = match tokio::try_join!(self.shared.cri.sandboxes(None), self.shared.cri.containers(None)) {
-            Ok(both) => both,
-            Err(status) => {
-                tracing::warn!(error = crate::cri::describe(&status), "the runtime does not list its pods");
-                return;
-            }
-        };
+        let (sandboxes, containers) =
+            match tokio::try_join!(self.shared.cri.sandboxes(None), self.shared.cri.containers(None)) {
+                Ok(both) => both,
+                Err(status) => {
+                    tracing::warn!(error = crate::cri::describe(&status), "the runtime does not list its pods");
+                    return;
+                }
+            };
         let mut hashers: BTreeMap<String, DefaultHasher> = BTreeMap::new();
         let mut add = |labels: &std::collections::HashMap<String, String>, id: &str, state: i32| {
             if let Some(uid) = labels.get(labels::POD_UID).filter(|uid| is_plain(uid)) {

@@ -19,13 +19,30 @@ const ORPHAN_GRACE: Duration = Duration::from_secs(10);
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Step {
-    RunSandbox { attempt: u32 },
-    StopSandbox { id: String },
+    RunSandbox {
+        attempt: u32,
+    },
+    StopSandbox {
+        id: String,
+    },
     /// Takes the containers inside with it.
-    RemoveSandbox { id: String },
-    RunContainer { name: String, kind: Kind, attempt: u32 },
-    StopContainer { id: String, name: String, grace: Duration, why: String },
-    RemoveContainer { id: String },
+    RemoveSandbox {
+        id: String,
+    },
+    RunContainer {
+        name: String,
+        kind: Kind,
+        attempt: u32,
+    },
+    StopContainer {
+        id: String,
+        name: String,
+        grace: Duration,
+        why: String,
+    },
+    RemoveContainer {
+        id: String,
+    },
 }
 
 /// What a plan leaves of a pod once its steps are done.
@@ -141,7 +158,9 @@ enum Next {
     Start,
     /// Ended, and must run again; since when.
     Restart(Timestamp),
-    Done { failed: bool },
+    Done {
+        failed: bool,
+    },
 }
 
 impl Plan {
@@ -152,18 +171,14 @@ impl Plan {
 
     fn stop_container(&mut self, container: &Container, memory: &Memory, grace: Duration, why: String) {
         if memory.stopping.get(&container.id).is_none_or(|earlier| *earlier > grace) {
-            self.steps.push(Step::StopContainer {
-                id: container.id.clone(),
-                name: container.name.clone(),
-                grace,
-                why,
-            });
+            self.steps.push(Step::StopContainer { id: container.id.clone(), name: container.name.clone(), grace, why });
         }
     }
 
     /// Ends everything: containers first, sidecars after them, then the sandboxes.
     fn stop(&mut self, pod: &core::Pod, seen: &Seen, memory: &Memory, grace: Duration, why: &str) {
-        let is_sidecar = |container: &&Container| spec::find(pod, &container.name).is_some_and(|(_, kind)| kind == Kind::Sidecar);
+        let is_sidecar =
+            |container: &&Container| spec::find(pod, &container.name).is_some_and(|(_, kind)| kind == Kind::Sidecar);
         let main: Vec<_> = seen.running().filter(|container| !is_sidecar(container)).collect();
         let next = if main.is_empty() { seen.running().collect() } else { main };
         for container in &next {
@@ -172,7 +187,9 @@ impl Plan {
         if !next.is_empty() {
             return;
         }
-        for sandbox in seen.sandboxes.iter().filter(|sandbox| sandbox.ready || !memory.stopped_sandboxes.contains(&sandbox.id)) {
+        for sandbox in
+            seen.sandboxes.iter().filter(|sandbox| sandbox.ready || !memory.stopped_sandboxes.contains(&sandbox.id))
+        {
             self.steps.push(Step::StopSandbox { id: sandbox.id.clone() });
         }
         if self.steps.is_empty() {
@@ -330,11 +347,8 @@ fn is_starting(seen: &Seen, memory: &Memory, name: &str) -> bool {
 }
 
 fn crash_loop(pod: &core::Pod, name: &str, delay: Duration) -> (String, String) {
-    let message = format!(
-        "back-off {} restarting failed container={name} pod={}",
-        backoff::text(delay),
-        spec::full_name(pod)
-    );
+    let message =
+        format!("back-off {} restarting failed container={name} pod={}", backoff::text(delay), spec::full_name(pod));
     ("CrashLoopBackOff".to_owned(), message)
 }
 
@@ -368,6 +382,284 @@ fn next(pod: &core::Pod, container: &core::Container, kind: Kind, seen: &Seen, s
                 _ if !here => Next::Start,
                 _ => Next::Restart(latest.finished_at),
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::pod::seen::Sandbox;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn pod(spec: Value) -> core::Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u"}, "spec": spec})).unwrap()
+    }
+
+    fn web() -> core::Pod {
+        pod(json!({"containers": [{"name": "web", "image": "i"}]}))
+    }
+
+    fn with_policy(policy: &str) -> core::Pod {
+        pod(json!({"restartPolicy": policy, "containers": [{"name": "web", "image": "i"}]}))
+    }
+
+    fn with_init() -> core::Pod {
+        pod(json!({
+            "initContainers": [{"name": "first", "image": "i"}, {"name": "side", "image": "i", "restartPolicy": "Always"}],
+            "containers": [{"name": "web", "image": "i"}],
+        }))
+    }
+
+    fn deleted(mut pod: core::Pod, grace: i64) -> core::Pod {
+        pod.metadata.deletion_timestamp = Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(1)));
+        pod.metadata.deletion_grace_period_seconds = Some(grace);
+        pod
+    }
+
+    /// `s0+` is a ready sandbox, `s0-` one that is not; `web/0@s0=run`, `=3` exited with 3, `=new` created.
+    fn seen(text: &str) -> Seen {
+        let (mut sandboxes, mut containers) = (Vec::new(), Vec::new());
+        for word in text.split_whitespace() {
+            if let Some((name, state)) = word.split_once('=') {
+                let (name, sandbox) = name.split_once('@').unwrap();
+                let (name, attempt) = name.split_once('/').unwrap();
+                let (state, exit_code) = match state {
+                    "run" => (State::Running, 0),
+                    "new" => (State::Created, 0),
+                    code => (State::Exited, code.parse().unwrap()),
+                };
+                containers.push(Container {
+                    id: format!("{name}{attempt}"),
+                    name: name.to_owned(),
+                    attempt: attempt.parse().unwrap(),
+                    sandbox_id: sandbox.to_owned(),
+                    state,
+                    exit_code,
+                    finished_at: at(100),
+                    hash: spec::hash(&core::Container {
+                        name: name.to_owned(),
+                        image: Some("i".to_owned()),
+                        ..Default::default()
+                    }),
+                    ..Container::default()
+                });
+            } else {
+                let (id, ready) = word.split_at(word.len() - 1);
+                let attempt = id[1..].parse().unwrap();
+                sandboxes.push(Sandbox { id: id.to_owned(), attempt, ready: ready == "+", ..Sandbox::default() });
+            }
+        }
+        Seen::new(sandboxes, containers)
+    }
+
+    fn words(plan: &Plan) -> String {
+        let word = |step: &Step| match step {
+            Step::RunSandbox { attempt } => format!("run-sandbox/{attempt}"),
+            Step::StopSandbox { id } => format!("stop-sandbox:{id}"),
+            Step::RemoveSandbox { id } => format!("remove-sandbox:{id}"),
+            Step::RunContainer { name, attempt, .. } => format!("run:{name}/{attempt}"),
+            Step::StopContainer { id, grace, .. } => format!("stop:{id}/{}", grace.as_secs()),
+            Step::RemoveContainer { id } => format!("remove:{id}"),
+        };
+        let mut all: Vec<String> = plan.steps.iter().map(word).collect();
+        all.extend(plan.waiting.iter().map(|(name, (reason, _))| format!("{name}:{reason}")));
+        match plan.outlook {
+            Outlook::Active => {}
+            outlook => all.push(format!("{outlook:?}")),
+        }
+        all.join(" ")
+    }
+
+    #[track_caller]
+    fn check_with(pod: &core::Pod, state: &str, memory: &Memory, expected: &str) {
+        assert_eq!(words(&plan(pod, &seen(state), memory, at(105))), expected, "{state}");
+    }
+
+    #[track_caller]
+    fn check(pod: &core::Pod, state: &str, expected: &str) {
+        // A sandbox that is not ready was stopped by an earlier plan.
+        let sandboxes = seen(state).sandboxes;
+        let stopped = sandboxes.into_iter().filter(|sandbox| !sandbox.ready).map(|sandbox| sandbox.id);
+        check_with(pod, state, &Memory { stopped_sandboxes: stopped.collect(), ..Memory::default() }, expected);
+    }
+
+    #[test]
+    fn a_pod_gets_its_sandbox_and_then_its_containers() {
+        check(&web(), "", "run-sandbox/0");
+        check(&web(), "s0+", "run:web/0");
+        check(&web(), "s0+ web/0@s0=run", "");
+        check(&web(), "s0+ web/0@s0=new", "run:web/1");
+    }
+
+    #[test]
+    fn a_lost_sandbox_is_replaced() {
+        check(&web(), "s0- web/0@s0=255", "run-sandbox/1");
+        check(&web(), "s0- s1+ web/0@s0=255", "run:web/1");
+        check(&web(), "s0- s1+ web/0@s0=255 web/1@s1=run", "");
+        check(&web(), "s0- s1+ web/1@s1=run", "remove-sandbox:s0");
+        check_with(&web(), "s0- web/0@s0=255", &Memory::default(), "stop-sandbox:s0 run-sandbox/1");
+    }
+
+    #[test]
+    fn the_restart_policy_decides_after_an_exit() {
+        check(&web(), "s0+ web/0@s0=0", "run:web/1");
+        check(&with_policy("OnFailure"), "s0+ web/0@s0=1", "run:web/1");
+        check(&with_policy("OnFailure"), "s0+ web/0@s0=0", "stop-sandbox:s0");
+        check(&with_policy("Never"), "s0+ web/0@s0=1", "stop-sandbox:s0");
+        check(&with_policy("Never"), "s0- web/0@s0=1", "Ended");
+        check(&with_policy("Never"), "s0- web/0@s0=255", "Ended");
+    }
+
+    #[test]
+    fn what_the_api_remembers_is_not_run_again() {
+        let mut pod = with_policy("Never");
+        let status = json!({"containerStatuses": [{
+            "name": "web", "image": "i", "imageID": "", "ready": false, "restartCount": 0, "containerID": "c://1",
+            "state": {"terminated": {"exitCode": 0}},
+        }]});
+        pod.status = Some(serde_json::from_value(status).unwrap());
+        check(&pod, "", "Ended");
+    }
+
+    #[test]
+    fn restarts_wait_for_their_back_off() {
+        let tried = Backoff { delay: Duration::from_secs(20), since: at(90) };
+        let memory = Memory { restarts: BTreeMap::from([("web".to_owned(), tried)]), ..Memory::default() };
+        let waiting = plan(&web(), &seen("s0+ web/0@s0=1"), &memory, at(105));
+        assert_eq!(words(&waiting), "web:CrashLoopBackOff");
+        assert_eq!(waiting.wake_at, Some(at(120)));
+        assert_eq!(waiting.waiting["web"].1, "back-off 20s restarting failed container=web pod=p_ns(u)");
+        assert_eq!(words(&plan(&web(), &seen("s0+ web/0@s0=1"), &memory, at(120))), "run:web/1");
+    }
+
+    #[test]
+    fn a_failed_start_is_reported_and_tried_again() {
+        let failure = Failure {
+            reason: "ErrImagePull".to_owned(),
+            message: "no".to_owned(),
+            waiting: ("ImagePullBackOff".to_owned(), "back-off".to_owned()),
+            settle_at: at(102),
+            retry_at: at(110),
+        };
+        let memory = Memory { failures: BTreeMap::from([("web".to_owned(), failure)]), ..Memory::default() };
+        for (second, expected) in [(101, "web:ErrImagePull"), (105, "web:ImagePullBackOff"), (110, "run:web/0")] {
+            assert_eq!(words(&plan(&web(), &seen("s0+"), &memory, at(second))), expected);
+        }
+    }
+
+    #[test]
+    fn init_containers_run_one_after_another() {
+        check(&with_init(), "s0+", "run:first/0");
+        check(&with_init(), "s0+ first/0@s0=run", "");
+        check(&with_init(), "s0+ first/0@s0=1", "run:first/1");
+        check(&with_init(), "s0+ first/0@s0=0", "run:side/0");
+        check(&with_init(), "s0+ first/0@s0=0 side/0@s0=run", "run:web/0");
+        check(&with_init(), "s0+ first/0@s0=0 side/0@s0=run web/0@s0=run", "");
+        check(&with_init(), "s0+ first/0@s0=0 side/0@s0=1 web/0@s0=run", "run:side/1");
+        check(&with_init(), "s0- s1+ first/0@s0=0 side/0@s0=255 web/0@s0=255", "run:first/1");
+        let starting = Memory { starting: BTreeSet::from(["side0".to_owned()]), ..Memory::default() };
+        check_with(&with_init(), "s0+ first/0@s0=0 side/0@s0=run", &starting, "");
+    }
+
+    #[test]
+    fn an_init_container_that_fails_for_good_ends_the_pod() {
+        let pod = pod(json!({
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "first", "image": "i"}],
+            "containers": [{"name": "web", "image": "i"}],
+        }));
+        check(&pod, "s0+ first/0@s0=1", "stop-sandbox:s0");
+        check(&pod, "s0- first/0@s0=1", "Ended");
+    }
+
+    #[test]
+    fn sidecars_end_last() {
+        check(&deleted(with_init(), 7), "s0+ side/0@s0=run web/0@s0=run", "stop:web0/7");
+        check(&deleted(with_init(), 7), "s0+ side/0@s0=run web/0@s0=0", "stop:side0/7");
+        check(&deleted(with_init(), 7), "s0+ side/0@s0=0 web/0@s0=0", "stop-sandbox:s0");
+        check(&deleted(with_init(), 7), "s0- side/0@s0=0 web/0@s0=0", "Deletable");
+        check(&deleted(with_init(), 7), "", "Deletable");
+    }
+
+    #[test]
+    fn a_stop_is_asked_for_once_unless_it_must_be_faster() {
+        let stopping = |seconds| Memory {
+            stopping: BTreeMap::from([("web0".to_owned(), Duration::from_secs(seconds))]),
+            ..Memory::default()
+        };
+        check_with(&deleted(web(), 5), "s0+ web/0@s0=run", &stopping(5), "");
+        check_with(&deleted(web(), 0), "s0+ web/0@s0=run", &stopping(5), "stop:web0/0");
+    }
+
+    #[test]
+    fn a_container_is_replaced_when_its_definition_or_health_says_so() {
+        let other = pod(json!({"containers": [{"name": "web", "image": "other"}]}));
+        check(&other, "s0+ web/0@s0=run", "stop:web0/30");
+        check(&other, "s0+ web/0@s0=0", "run:web/1");
+        let unhealthy =
+            Memory { unhealthy: BTreeMap::from([("web0".to_owned(), "why".to_owned())]), ..Memory::default() };
+        check_with(&web(), "s0+ web/0@s0=run", &unhealthy, "stop:web0/30");
+    }
+
+    #[test]
+    fn old_attempts_are_removed() {
+        check(&web(), "s0+ web/2@s0=run web/1@s0=1 web/0@s0=1", "remove:web0");
+    }
+
+    #[test]
+    fn a_deadline_ends_a_pod() {
+        let mut pod = pod(json!({"activeDeadlineSeconds": 10, "containers": [{"name": "web", "image": "i"}]}));
+        pod.status = Some(core::PodStatus {
+            start_time: Some(k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(at(100))),
+            ..Default::default()
+        });
+        let running = seen("s0+ web/0@s0=run");
+        assert_eq!(plan(&pod, &running, &Memory::default(), at(105)).wake_at, Some(at(110)));
+        assert_eq!(words(&plan(&pod, &running, &Memory::default(), at(110))), "stop:web0/30");
+    }
+
+    #[test]
+    fn what_nobody_wants_is_removed() {
+        let removal = |state: &str, stopped: &[&str]| {
+            let stopped_sandboxes = stopped.iter().map(|id| (*id).to_owned()).collect();
+            words(&plan_removal(None, &seen(state), &Memory { stopped_sandboxes, ..Memory::default() }))
+        };
+        assert_eq!(removal("s0+ web/0@s0=run", &[]), "stop:web0/10");
+        assert_eq!(removal("s0+ web/0@s0=0", &[]), "stop-sandbox:s0");
+        assert_eq!(removal("s0- web/0@s0=0", &["s0"]), "remove-sandbox:s0");
+        assert_eq!(removal("web/0@s9=0", &[]), "remove:web0");
+        assert_eq!(removal("", &[]), "Gone");
+    }
+
+    /// Whatever is seen: planning does not panic, and a deleted pod never starts anything.
+    #[test]
+    fn random_states_are_planned_safely() {
+        for seed in 0..2000_u64 {
+            let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            let mut next = |bound: u64| {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                (random >> 33) % bound
+            };
+            let mut state = String::new();
+            for sandbox in 0..next(3) {
+                state.push_str(&format!("s{sandbox}{} ", if next(2) == 0 { "+" } else { "-" }));
+            }
+            for name in ["first", "side", "web"] {
+                for attempt in 0..next(3) {
+                    let how = ["run", "new", "0", "1", "255"][usize::try_from(next(5)).unwrap()];
+                    state.push_str(&format!("{name}/{attempt}@s{}={how} ", next(3)));
+                }
+            }
+            let plan = plan(&deleted(with_init(), 3), &seen(&state), &Memory::default(), at(105));
+            let starts = |step: &Step| matches!(step, Step::RunSandbox { .. } | Step::RunContainer { .. });
+            assert!(!plan.steps.iter().any(starts), "seed {seed}: {state}");
+            let _ = super::plan(&with_init(), &seen(&state), &Memory::default(), at(105));
         }
     }
 }

@@ -120,9 +120,11 @@ pub fn is_initialized(pod: &core::Pod, seen: &Seen, starting: &BTreeSet<String>)
     let Some(sandbox) = seen.current_sandbox() else { return false };
     has_begun(pod, seen)
         || init(pod).all(|(container, kind)| {
-            seen.latest(&container.name).filter(|latest| latest.sandbox_id == sandbox.id).is_some_and(|latest| match kind {
-                Kind::Sidecar => latest.is_alive() && !starting.contains(&latest.id),
-                _ => latest.state == State::Exited && latest.exit_code == 0,
+            seen.latest(&container.name).filter(|latest| latest.sandbox_id == sandbox.id).is_some_and(|latest| {
+                match kind {
+                    Kind::Sidecar => latest.is_alive() && !starting.contains(&latest.id),
+                    _ => latest.state == State::Exited && latest.exit_code == 0,
+                }
             })
         })
 }
@@ -131,7 +133,9 @@ pub fn is_initialized(pod: &core::Pod, seen: &Seen, starting: &BTreeSet<String>)
 pub fn hash(container: &core::Container) -> String {
     let text = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
     // FNV-1a, because it must be the same after an upgrade of the agent.
-    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = text
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
     format!("{hash:x}")
 }
 
@@ -142,9 +146,13 @@ pub fn qos_class(pod: &core::Pod) -> &'static str {
     for (container, _) in all(pod) {
         let resources = container.resources.clone().unwrap_or_default();
         let (requests, limits) = (resources.requests.unwrap_or_default(), resources.limits.unwrap_or_default());
-        let amount = |map: &std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>, key: &str| {
-            map.get(key).and_then(|quantity| quantity.0.parse::<quorate_proto::quantity::Quantity>().ok()).filter(|q| !q.is_zero())
-        };
+        let amount =
+            |map: &std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>,
+             key: &str| {
+                map.get(key)
+                    .and_then(|quantity| quantity.0.parse::<quorate_proto::quantity::Quantity>().ok())
+                    .filter(|q| !q.is_zero())
+            };
         for key in ["cpu", "memory"] {
             let (request, limit) = (amount(&requests, key), amount(&limits, key));
             any |= request.is_some() || limit.is_some();

@@ -136,7 +136,11 @@ impl Start<'_> {
         let policy = self.container.image_pull_policy.as_deref().unwrap_or("IfNotPresent");
         match (image::pull(policy, present.is_some()), present) {
             (image::Pull::Present, Some(image)) => {
-                self.event(EventType::Normal, "Pulled", format!("Container image {asked:?} already present on machine"));
+                self.event(
+                    EventType::Normal,
+                    "Pulled",
+                    format!("Container image {asked:?} already present on machine"),
+                );
                 Ok(image)
             }
             (image::Pull::Never, _) => {
@@ -196,7 +200,9 @@ impl Start<'_> {
         for secret in self.pod.spec.iter().flat_map(|spec| spec.image_pull_secrets.iter().flatten()) {
             let found = data::secret(&*self.shared.client, spec::namespace(self.pod), &secret.name).await;
             let Ok(Some(data)) = found else { continue };
-            let Some(config) = data.get(".dockerconfigjson").and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok()) else {
+            let Some(config) =
+                data.get(".dockerconfigjson").and_then(|bytes| serde_json::from_slice::<Value>(bytes).ok())
+            else {
                 continue;
             };
             if let Some(auth) = auth_for(&config, registry) {
@@ -252,7 +258,8 @@ impl Start<'_> {
         let mut found = BTreeMap::new();
         for mount in self.container.volume_mounts.iter().flatten() {
             let lookup = |name: &str| variables.iter().find(|(own, _)| own == name).map(|(_, value)| value.clone());
-            let expanded = mount.sub_path_expr.as_deref().filter(|path| !path.is_empty()).map(|path| env::expand(path, lookup));
+            let expanded =
+                mount.sub_path_expr.as_deref().filter(|path| !path.is_empty()).map(|path| env::expand(path, lookup));
             let wanted = expanded.or_else(|| mount.sub_path.clone()).filter(|path| !path.is_empty());
             if let (Some(wanted), Some(volume)) = (wanted, self.volumes.get(&mount.name)) {
                 found.insert(mount.mount_path.clone(), volume::sub_path(volume, &wanted)?);
@@ -274,13 +281,23 @@ impl Start<'_> {
         match client.get(&resources::services(), Some("default"), "kubernetes").await {
             Ok(object) => add(&object),
             Err(status) if status.is_not_found() => {}
-            Err(status) => return Err(format!("services have not yet been read at least once, cannot construct envvars: {status}")),
+            Err(status) => {
+                return Err(format!(
+                    "services have not yet been read at least once, cannot construct envvars: {status}"
+                ));
+            }
         }
         let namespace = spec::namespace(self.pod);
         if links {
             let listed = client.list(&resources::services(), Some(namespace), ListOptions::default()).await;
-            let listed = listed.map_err(|status| format!("services have not yet been read at least once, cannot construct envvars: {status}"))?;
-            listed.items.iter().filter(|o| !(namespace == "default" && o.meta().name == "kubernetes")).for_each(|o| add(o));
+            let listed = listed.map_err(|status| {
+                format!("services have not yet been read at least once, cannot construct envvars: {status}")
+            })?;
+            listed
+                .items
+                .iter()
+                .filter(|o| !(namespace == "default" && o.meta().name == "kubernetes"))
+                .for_each(|o| add(o));
         }
         Ok(env::of_services(services.iter()))
     }

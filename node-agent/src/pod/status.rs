@@ -110,13 +110,15 @@ impl Inputs<'_> {
         let started = alive && !self.memory.starting.contains(&latest.id);
         let ready = match kind {
             Kind::Init => latest.state == State::Exited && latest.exit_code == 0,
-            Kind::Regular | Kind::Sidecar => {
-                started && (self.is_ready)(container, &latest.id)
-            }
+            Kind::Regular | Kind::Sidecar => started && (self.is_ready)(container, &latest.id),
         };
         core::ContainerStatus {
             container_id: Some(self.container_id(latest)),
-            image: if latest.image.is_empty() { container.image.clone().unwrap_or_default() } else { latest.image.clone() },
+            image: if latest.image.is_empty() {
+                container.image.clone().unwrap_or_default()
+            } else {
+                latest.image.clone()
+            },
             image_id: latest.image_ref.clone(),
             last_state: Some(last_state.unwrap_or_default()),
             name: name.to_owned(),
@@ -153,8 +155,8 @@ impl Inputs<'_> {
 
     /// What a container waits for when nothing has gone wrong.
     fn default_wait(&self) -> (String, String) {
-        let initializing = spec::init(self.pod).next().is_some()
-            && !spec::is_initialized(self.pod, self.seen, &self.memory.starting);
+        let initializing =
+            spec::init(self.pod).next().is_some() && !spec::is_initialized(self.pod, self.seen, &self.memory.starting);
         let reason = if initializing { "PodInitializing" } else { "ContainerCreating" };
         (reason.to_owned(), String::new())
     }
@@ -253,9 +255,9 @@ impl Inputs<'_> {
                 init.iter().filter(|status| !self.has_initialized(status)).map(|status| status.name.as_str()),
             ),
         };
-        let sidecars = init.iter().filter(|status| {
-            spec::find(self.pod, &status.name).is_some_and(|(_, kind)| kind == Kind::Sidecar)
-        });
+        let sidecars = init
+            .iter()
+            .filter(|status| spec::find(self.pod, &status.name).is_some_and(|(_, kind)| kind == Kind::Sidecar));
         let containers_ready = match phase {
             "Succeeded" => Verdict::reason(false, "PodCompleted"),
             "Failed" => Verdict::reason(false, "PodFailed"),
@@ -265,7 +267,8 @@ impl Inputs<'_> {
                 sidecars.chain(regular).filter(|status| !status.ready).map(|status| status.name.as_str()),
             ),
         };
-        let ready = self.readiness_gates(old).filter(|_| containers_ready.met).unwrap_or_else(|| containers_ready.clone());
+        let ready =
+            self.readiness_gates(old).filter(|_| containers_ready.met).unwrap_or_else(|| containers_ready.clone());
         let own = [
             ("PodReadyToStartContainers", Verdict::plain(network)),
             ("Initialized", initialized),
@@ -273,7 +276,8 @@ impl Inputs<'_> {
             ("ContainersReady", containers_ready),
         ];
         let mut conditions: Vec<_> = own.iter().map(|(kind, verdict)| self.condition(old, kind, verdict)).collect();
-        let others = old.conditions.iter().flatten().filter(|condition| own.iter().all(|(kind, _)| *kind != condition.type_));
+        let others =
+            old.conditions.iter().flatten().filter(|condition| own.iter().all(|(kind, _)| *kind != condition.type_));
         conditions.extend(others.cloned());
         if conditions.iter().all(|condition| condition.type_ != "PodScheduled") {
             conditions.push(self.condition(old, "PodScheduled", &Verdict::plain(true)));
@@ -293,8 +297,14 @@ impl Inputs<'_> {
             let found = old.conditions.iter().flatten().find(|condition| condition.type_ == gate.condition_type);
             match found.map(|condition| condition.status.as_str()) {
                 Some("True") => None,
-                Some(_) => Some(format!("the status of pod readiness gate {:?} is not \"True\", but False", gate.condition_type)),
-                None => Some(format!("corresponding condition of pod readiness gate {:?} does not exist.", gate.condition_type)),
+                Some(_) => Some(format!(
+                    "the status of pod readiness gate {:?} is not \"True\", but False",
+                    gate.condition_type
+                )),
+                None => Some(format!(
+                    "corresponding condition of pod readiness gate {:?} does not exist.",
+                    gate.condition_type
+                )),
             }
         });
         let message = unmet.next()?;
@@ -304,7 +314,9 @@ impl Inputs<'_> {
     fn condition(&self, old: &core::PodStatus, kind: &str, verdict: &Verdict) -> core::PodCondition {
         let status = if verdict.met { "True" } else { "False" };
         let before = old.conditions.iter().flatten().find(|condition| condition.type_ == kind);
-        let unchanged = before.filter(|condition| condition.status == status).and_then(|condition| condition.last_transition_time.clone());
+        let unchanged = before
+            .filter(|condition| condition.status == status)
+            .and_then(|condition| condition.last_transition_time.clone());
         core::PodCondition {
             last_probe_time: None,
             last_transition_time: Some(unchanged.unwrap_or(Time(whole_seconds(self.now)))),
@@ -373,5 +385,201 @@ fn lost(running: core::ContainerStateRunning, container_id: Option<String>) -> c
             ..core::ContainerStateTerminated::default()
         }),
         ..core::ContainerState::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pod::seen::Sandbox;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).unwrap()
+    }
+
+    fn pod(spec: Value) -> core::Pod {
+        serde_json::from_value(
+            json!({"metadata": {"name": "p", "namespace": "ns", "uid": "u", "generation": 4}, "spec": spec}),
+        )
+        .unwrap()
+    }
+
+    fn web(policy: &str) -> core::Pod {
+        pod(json!({"restartPolicy": policy, "containers": [{"name": "web", "image": "i"}]}))
+    }
+
+    fn container(name: &str, attempt: u32, state: State, exit_code: i32) -> Container {
+        Container {
+            id: format!("{name}{attempt}"),
+            name: name.to_owned(),
+            attempt,
+            sandbox_id: "s".to_owned(),
+            state,
+            exit_code,
+            started_at: at(10),
+            finished_at: if state == State::Exited { at(20) } else { Timestamp::UNIX_EPOCH },
+            image: "full/i:1".to_owned(),
+            image_ref: "sha256:1".to_owned(),
+            ..Container::default()
+        }
+    }
+
+    fn seen(containers: Vec<Container>) -> Seen {
+        let sandbox =
+            Sandbox { id: "s".to_owned(), ready: true, addresses: vec!["10.1.0.2".to_owned()], ..Sandbox::default() };
+        Seen::new(vec![sandbox], containers)
+    }
+
+    fn report(pod: &core::Pod, seen: &Seen, waiting: &[(&str, &str)], ready: bool) -> Value {
+        let waiting =
+            waiting.iter().map(|(name, reason)| ((*name).to_owned(), ((*reason).to_owned(), "m".to_owned()))).collect();
+        let status = status(&Inputs {
+            pod,
+            seen,
+            memory: &Memory::default(),
+            waiting: &waiting,
+            is_ready: &|_, _| ready,
+            messages: &BTreeMap::new(),
+            node_address: "127.0.10.101",
+            runtime: "containerd",
+            failure: None,
+            now: at(30),
+        });
+        serde_json::to_value(status).unwrap()
+    }
+
+    fn condition<'a>(status: &'a Value, kind: &str) -> &'a Value {
+        status["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap()
+    }
+
+    #[test]
+    fn a_pod_that_waits_for_its_first_container_is_pending() {
+        let status = report(&web("Always"), &Seen::default(), &[], true);
+        assert_eq!(status["phase"], "Pending");
+        assert_eq!(status["containerStatuses"][0]["state"], json!({"waiting": {"reason": "ContainerCreating"}}));
+        assert_eq!(condition(&status, "PodReadyToStartContainers")["status"], "False");
+        assert_eq!(condition(&status, "Ready")["message"], "containers with unready status: [web]");
+        assert_eq!((&status["hostIP"], &status["qosClass"]), (&json!("127.0.10.101"), &json!("BestEffort")));
+    }
+
+    #[test]
+    fn a_running_pod_tells_where_it_is() {
+        let seen = seen(vec![container("web", 0, State::Running, 0)]);
+        let status = report(&web("Always"), &seen, &[], true);
+        assert_eq!((&status["phase"], &status["podIP"]), (&json!("Running"), &json!("10.1.0.2")));
+        assert_eq!(status["containerStatuses"][0]["containerID"], "containerd://web0");
+        assert_eq!(status["containerStatuses"][0]["state"]["running"]["startedAt"], "1970-01-01T00:00:10Z");
+        assert_eq!(condition(&status, "Ready")["status"], "True");
+        assert_eq!(condition(&status, "Ready")["observedGeneration"], 4);
+        let unready = report(&web("Always"), &seen, &[], false);
+        assert_eq!(condition(&unready, "ContainersReady")["reason"], "ContainersNotReady");
+        assert_eq!(unready["containerStatuses"][0]["started"], true);
+    }
+
+    #[test]
+    fn a_container_that_backs_off_keeps_its_last_end() {
+        let seen = seen(vec![container("web", 2, State::Exited, 3), container("web", 1, State::Exited, 1)]);
+        let status = report(&web("Always"), &seen, &[("web", "CrashLoopBackOff")], true);
+        let web = &status["containerStatuses"][0];
+        assert_eq!(web["state"]["waiting"]["reason"], "CrashLoopBackOff");
+        assert_eq!(web["lastState"]["terminated"]["exitCode"], 3);
+        assert_eq!(web["lastState"]["terminated"]["reason"], "Error");
+        assert_eq!((&web["restartCount"], &status["phase"]), (&json!(2), &json!("Running")));
+    }
+
+    #[track_caller]
+    fn check_phase(policy: &str, exit_code: i32, expected: &str) {
+        let status = report(&web(policy), &seen(vec![container("web", 0, State::Exited, exit_code)]), &[], true);
+        assert_eq!(status["phase"], expected, "{policy} {exit_code}");
+    }
+
+    #[test]
+    fn the_phase_follows_the_restart_policy() {
+        check_phase("Never", 0, "Succeeded");
+        check_phase("Never", 1, "Failed");
+        check_phase("OnFailure", 0, "Succeeded");
+        check_phase("OnFailure", 1, "Running");
+        check_phase("Always", 0, "Running");
+    }
+
+    #[test]
+    fn a_final_phase_stays() {
+        let mut pod = web("Never");
+        pod.status = Some(core::PodStatus { phase: Some("Failed".to_owned()), ..core::PodStatus::default() });
+        let status = report(&pod, &Seen::default(), &[], true);
+        assert_eq!(status["phase"], "Failed");
+        assert_eq!(condition(&status, "Ready")["reason"], "PodFailed");
+    }
+
+    #[test]
+    fn a_completed_pod_is_not_ready_any_more() {
+        let status = report(&web("Never"), &seen(vec![container("web", 0, State::Exited, 0)]), &[], true);
+        assert_eq!(status["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+        assert_eq!(condition(&status, "Ready")["reason"], "PodCompleted");
+        assert_eq!(condition(&status, "Initialized")["status"], "True");
+    }
+
+    #[test]
+    fn init_containers_are_reported_apart() {
+        let pod = pod(
+            json!({"initContainers": [{"name": "a", "image": "i"}], "containers": [{"name": "web", "image": "i"}]}),
+        );
+        let status = report(&pod, &seen(vec![container("a", 0, State::Running, 0)]), &[], true);
+        assert_eq!(status["phase"], "Pending");
+        assert_eq!(condition(&status, "Initialized")["message"], "containers with incomplete status: [a]");
+        assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["reason"], "PodInitializing");
+        let done = report(&pod, &seen(vec![container("a", 0, State::Exited, 0)]), &[], true);
+        assert_eq!(condition(&done, "Initialized")["status"], "True");
+        assert_eq!(done["initContainerStatuses"][0]["ready"], true);
+    }
+
+    #[test]
+    fn conditions_keep_their_time_and_strangers_stay() {
+        let mut pod = web("Always");
+        let old = json!({"conditions": [
+            {"type": "Ready", "status": "True", "lastTransitionTime": "1970-01-01T00:00:05Z"},
+            {"type": "example.test/gate", "status": "True"},
+        ]});
+        pod.status = Some(serde_json::from_value(old).unwrap());
+        let status = report(&pod, &seen(vec![container("web", 0, State::Running, 0)]), &[], true);
+        assert_eq!(condition(&status, "Ready")["lastTransitionTime"], "1970-01-01T00:00:05Z");
+        assert_eq!(condition(&status, "ContainersReady")["lastTransitionTime"], "1970-01-01T00:00:30Z");
+        assert_eq!(condition(&status, "example.test/gate")["status"], "True");
+    }
+
+    #[test]
+    fn a_readiness_gate_holds_the_pod_back() {
+        let pod =
+            pod(json!({"readinessGates": [{"conditionType": "x/y"}], "containers": [{"name": "web", "image": "i"}]}));
+        let status = report(&pod, &seen(vec![container("web", 0, State::Running, 0)]), &[], true);
+        assert_eq!(condition(&status, "ContainersReady")["status"], "True");
+        assert_eq!(condition(&status, "Ready")["reason"], "ReadinessGatesNotReady");
+    }
+
+    #[test]
+    fn a_container_that_vanished_is_reported_as_lost() {
+        let mut pod = web("Always");
+        let old = json!({"containerStatuses": [{
+            "name": "web", "image": "i", "imageID": "x", "ready": true, "restartCount": 1, "containerID": "containerd://z",
+            "state": {"running": {"startedAt": "1970-01-01T00:00:05Z"}},
+        }]});
+        pod.status = Some(serde_json::from_value(old).unwrap());
+        let status = report(&pod, &Seen::default(), &[], true);
+        let web = &status["containerStatuses"][0];
+        assert_eq!(web["lastState"]["terminated"]["reason"], "ContainerStatusUnknown");
+        assert_eq!((&web["ready"], &web["state"]["waiting"]["reason"]), (&json!(false), &json!("ContainerCreating")));
+    }
+
+    #[test]
+    fn a_patch_names_what_is_gone() {
+        let old = core::PodStatus {
+            reason: Some("Evicted".to_owned()),
+            phase: Some("Pending".to_owned()),
+            ..Default::default()
+        };
+        let new = core::PodStatus { phase: Some("Running".to_owned()), ..Default::default() };
+        let patch = super::patch("u", Some(&old), &new).unwrap();
+        assert_eq!(patch, json!({"metadata": {"uid": "u"}, "status": {"phase": "Running", "reason": null}}));
+        assert_eq!(super::patch("u", Some(&new), &new), None);
     }
 }

@@ -98,7 +98,12 @@ fn retry() -> Next {
 }
 
 impl Worker {
-    pub fn new(shared: Arc<Shared>, uid: String, wanted: watch::Receiver<Option<Arc<Object>>>, wake: Arc<Notify>) -> Self {
+    pub fn new(
+        shared: Arc<Shared>,
+        uid: String,
+        wanted: watch::Receiver<Option<Arc<Object>>>,
+        wake: Arc<Notify>,
+    ) -> Self {
         let probes = Probes::new(shared.cri.clone(), shared.recorder.clone(), Arc::clone(&wake));
         Self {
             shared,
@@ -170,7 +175,9 @@ impl Worker {
                 self.adopt(Arc::clone(object));
             }
             let pod = match &self.last {
-                Some(object) => Some(object.typed::<core::Pod>().map_err(|error| format!("the pod does not parse: {error}"))?),
+                Some(object) => {
+                    Some(object.typed::<core::Pod>().map_err(|error| format!("the pod does not parse: {error}"))?)
+                }
                 None => None,
             };
             let seen = self.observe().await.map_err(|status| describe(&status))?;
@@ -212,7 +219,8 @@ impl Worker {
 
     async fn observe(&mut self) -> Result<Seen, tonic::Status> {
         let cri = self.shared.cri.clone();
-        let mut sandboxes: Vec<Sandbox> = cri.sandboxes(Some(&self.uid)).await?.into_iter().map(Sandbox::from).collect();
+        let mut sandboxes: Vec<Sandbox> =
+            cri.sandboxes(Some(&self.uid)).await?.into_iter().map(Sandbox::from).collect();
         for sandbox in &mut sandboxes {
             if sandbox.ready && !self.addresses.contains_key(&sandbox.id) {
                 if let Some(status) = cri.sandbox_status(&sandbox.id).await? {
@@ -241,7 +249,8 @@ impl Worker {
     fn update_probes(&mut self, pod: &core::Pod, seen: &Seen) {
         let sandbox = seen.current_sandbox();
         let ending = spec::deletion_grace(pod).is_some() || spec::is_terminal(pod);
-        let alive = |id: &&Sandbox| seen.running().filter(|container| container.sandbox_id == id.id).collect::<Vec<_>>();
+        let alive =
+            |id: &&Sandbox| seen.running().filter(|container| container.sandbox_id == id.id).collect::<Vec<_>>();
         let running = sandbox.as_ref().map(alive).unwrap_or_default();
         let own_address = self.shared.node_address.clone();
         let address = sandbox.and_then(|sandbox| sandbox.addresses.first()).unwrap_or(&own_address);
@@ -267,7 +276,8 @@ impl Worker {
     }
 
     fn about(&self, pod: &core::Pod, container: &str) -> Reference {
-        let list = if spec::init(pod).any(|(init, _)| init.name == container) { "initContainers" } else { "containers" };
+        let list =
+            if spec::init(pod).any(|(init, _)| init.name == container) { "initContainers" } else { "containers" };
         let about = self.last.as_deref().map(Reference::of).unwrap_or_default();
         about.with_field_path(format!("spec.{list}{{{container}}}"))
     }
@@ -290,8 +300,14 @@ impl Worker {
                 let text = format!("Back-off restarting failed container {name} in pod {}", spec::full_name(pod));
                 recorder.record(about, EventType::Warning, "BackOff", text);
             } else if reason == "ImagePullBackOff" {
-                let image = spec::find(pod, name).and_then(|(container, _)| container.image.clone()).unwrap_or_default();
-                recorder.record(about.clone(), EventType::Normal, "BackOff", format!("Back-off pulling image {image:?}"));
+                let image =
+                    spec::find(pod, name).and_then(|(container, _)| container.image.clone()).unwrap_or_default();
+                recorder.record(
+                    about.clone(),
+                    EventType::Normal,
+                    "BackOff",
+                    format!("Back-off pulling image {image:?}"),
+                );
                 recorder.record(about, EventType::Warning, "Failed", "Error: ImagePullBackOff");
             }
         }
@@ -310,7 +326,9 @@ impl Worker {
             let fall_back = policy.as_deref() == Some("FallbackToLogsOnError") && container.exit_code != 0;
             let text = match words {
                 Some(words) if !words.is_empty() => words,
-                _ if fall_back => crate::server::logs::tail(std::path::Path::new(&container.log_path), MAX_LOG_MESSAGE_BYTES),
+                _ if fall_back => {
+                    crate::server::logs::tail(std::path::Path::new(&container.log_path), MAX_LOG_MESSAGE_BYTES)
+                }
                 _ => String::new(),
             };
             self.messages.insert(container.id.clone(), text);
@@ -329,7 +347,8 @@ impl Worker {
             messages: &self.messages,
             node_address: &self.shared.node_address,
             runtime: &self.shared.runtime,
-            failure: late.then_some(("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")),
+            failure: late
+                .then_some(("DeadlineExceeded", "Pod was active on the node longer than the specified deadline")),
             now,
         });
         let Some(patch) = status::patch(&self.uid, pod.status.as_ref(), &new) else { return Ok(()) };
@@ -358,7 +377,8 @@ impl Worker {
     async fn forget(&mut self, pod: &core::Pod) -> Result<(), String> {
         let pod_dir = self.shared.pods_dir.join(&self.uid);
         self.shared.volumes.tear_down(&pod_dir, Some(pod)).await?;
-        let options = DeleteOptions { grace_period_seconds: Some(0), uid: Some(self.uid.clone()), ..DeleteOptions::default() };
+        let options =
+            DeleteOptions { grace_period_seconds: Some(0), uid: Some(self.uid.clone()), ..DeleteOptions::default() };
         let pods = resources::pods();
         let deleted = self.shared.client.delete(&pods, Some(spec::namespace(pod)), spec::name(pod), options);
         match deleted.await {
@@ -426,7 +446,12 @@ impl Worker {
         }
     }
 
-    fn sources<'a>(&'a self, pod: &'a core::Pod, addresses: &'a [String], empty: &'a BTreeMap<String, super::env::Data>) -> Sources<'a> {
+    fn sources<'a>(
+        &'a self,
+        pod: &'a core::Pod,
+        addresses: &'a [String],
+        empty: &'a BTreeMap<String, super::env::Data>,
+    ) -> Sources<'a> {
         Sources {
             pod,
             config_maps: empty,
@@ -494,7 +519,9 @@ impl Worker {
     }
 
     async fn run_container(&mut self, pod: &core::Pod, seen: &Seen, name: &str, attempt: u32) -> Result<(), String> {
-        let (Some((container, _)), Some(sandbox)) = (spec::find(pod, name), seen.current_sandbox()) else { return Ok(()) };
+        let (Some((container, _)), Some(sandbox)) = (spec::find(pod, name), seen.current_sandbox()) else {
+            return Ok(());
+        };
         if self.volumes_at.is_none() {
             // The agent was restarted since the sandbox was made.
             self.set_up_volumes(pod, &sandbox.addresses).await?;
@@ -557,13 +584,20 @@ impl Worker {
         self.stops.spawn(async move {
             let begun = tokio::time::Instant::now();
             if let Some(hook) = hook.filter(|_| !grace.is_zero()) {
-                let target = Target { cri: &shared.cri, container_id: &id, address: &address, ports: &ports, timeout: grace };
+                let target =
+                    Target { cri: &shared.cri, container_id: &id, address: &address, ports: &ports, timeout: grace };
                 let result = tokio::time::timeout(grace, target.hook(&hook)).await;
                 if let Ok(Err(why)) = result {
-                    shared.recorder.record(about, EventType::Warning, "FailedPreStopHook", format!("PreStopHook failed: {why}"));
+                    shared.recorder.record(
+                        about,
+                        EventType::Warning,
+                        "FailedPreStopHook",
+                        format!("PreStopHook failed: {why}"),
+                    );
                 }
             }
-            let rest = if grace.is_zero() { grace } else { grace.saturating_sub(begun.elapsed()).max(MIN_GRACE.min(grace)) };
+            let rest =
+                if grace.is_zero() { grace } else { grace.saturating_sub(begun.elapsed()).max(MIN_GRACE.min(grace)) };
             let stopped = shared.cri.stop_container(&id, rest).await.map_err(|status| describe(&status));
             (id, stopped)
         });

@@ -33,14 +33,19 @@ impl Target<'_> {
             IntOrString::Int(number) => Some(*number),
             IntOrString::String(text) => match text.parse() {
                 Ok(number) => Some(number),
-                Err(_) => self.ports.iter().find(|port| port.name.as_ref() == Some(text)).map(|port| port.container_port),
+                Err(_) => {
+                    self.ports.iter().find(|port| port.name.as_ref() == Some(text)).map(|port| port.container_port)
+                }
             },
         };
         let text = || match port {
             IntOrString::Int(number) => number.to_string(),
             IntOrString::String(text) => text.clone(),
         };
-        number.and_then(|number| u16::try_from(number).ok()).filter(|port| *port > 0).ok_or_else(|| format!("invalid port: {}", text()))
+        number
+            .and_then(|number| u16::try_from(number).ok())
+            .filter(|port| *port > 0)
+            .ok_or_else(|| format!("invalid port: {}", text()))
     }
 
     fn host<'h>(&'h self, own: Option<&'h str>) -> &'h str {
@@ -48,7 +53,9 @@ impl Target<'_> {
     }
 
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, String> {
-        TcpStream::connect((host, port)).await.map_err(|error| format!("dial tcp {}: connect: {error}", authority(host, port)))
+        TcpStream::connect((host, port))
+            .await
+            .map_err(|error| format!("dial tcp {}: connect: {error}", authority(host, port)))
     }
 
     /// # Errors
@@ -89,7 +96,10 @@ impl Target<'_> {
         let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
         let url = format!("http://{}{path}", authority(host, port));
         let failed = |error: String| format!("Get \"{url}\": {error}");
-        let mut request = hyper::Request::get(&path).header("User-Agent", USER_AGENT).header("Accept", "*/*").header("Connection", "close");
+        let mut request = hyper::Request::get(&path)
+            .header("User-Agent", USER_AGENT)
+            .header("Accept", "*/*")
+            .header("Connection", "close");
         let mut named = false;
         for header in action.http_headers.iter().flatten() {
             named |= header.name.eq_ignore_ascii_case("host");
@@ -100,8 +110,9 @@ impl Target<'_> {
         }
         let request = request.body(Empty::<bytes::Bytes>::new()).map_err(|error| failed(error.to_string()))?;
         let stream = self.connect(host, port).await.map_err(failed)?;
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| failed(error.to_string()))?;
         let exchange = async move {
             let answer = sender.send_request(request).await.map_err(|error| error.to_string())?;
             let status = answer.status();
@@ -125,7 +136,9 @@ impl Target<'_> {
         let address = format!("http://{}", authority(self.address, port));
         let endpoint = tonic::transport::Endpoint::from_shared(address).map_err(|error| error.to_string())?;
         let channel = endpoint.connect_timeout(self.timeout).connect().await;
-        let channel = channel.map_err(|error| format!("error: failed to connect service {:?}: {error}", authority(self.address, port)))?;
+        let channel = channel.map_err(|error| {
+            format!("error: failed to connect service {:?}: {error}", authority(self.address, port))
+        })?;
         let request = health::HealthCheckRequest { service: action.service.clone().unwrap_or_default() };
         let answer = health::health_client::HealthClient::new(channel).check(request).await;
         match answer.map(|answer| answer.into_inner().status()) {

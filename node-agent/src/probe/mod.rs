@@ -121,7 +121,11 @@ impl Probes {
             keep
         });
         let alive: BTreeSet<&str> = probed.iter().map(|target| target.container_id).collect();
-        self.verdicts.by_key.lock().unwrap_or_else(PoisonError::into_inner).retain(|(id, _), _| alive.contains(id.as_str()));
+        self.verdicts
+            .by_key
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|(id, _), _| alive.contains(id.as_str()));
     }
 
     fn start(&self, target: &Probed<'_>, purpose: Purpose, probe: core::Probe, key: Key) -> AbortHandle {
@@ -189,8 +193,13 @@ impl Task {
 
     async fn look(&self) -> Result<(), String> {
         let timeout = seconds(self.probe.timeout_seconds, 1).max(Duration::from_secs(1));
-        let target =
-            Target { cri: &self.cri, container_id: &self.container_id, address: &self.address, ports: &self.ports, timeout };
+        let target = Target {
+            cri: &self.cri,
+            container_id: &self.container_id,
+            address: &self.address,
+            ports: &self.ports,
+            timeout,
+        };
         let look = async {
             if let Some(action) = &self.probe.exec {
                 // The runtime watches the time of a command, and kills it.
@@ -254,7 +263,8 @@ mod tests {
     #[track_caller]
     fn check(success: i32, failure: i32, results: &str, expected: &[(usize, bool)]) {
         let mut tally = Tally::new(Some(success), Some(failure));
-        let found: Vec<_> = results.chars().enumerate().filter_map(|(at, c)| Some((at, tally.count(c == '+')?))).collect();
+        let found: Vec<_> =
+            results.chars().enumerate().filter_map(|(at, c)| Some((at, tally.count(c == '+')?))).collect();
         assert_eq!(found, expected, "{results}");
     }
 

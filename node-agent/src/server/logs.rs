@@ -267,7 +267,10 @@ mod tests {
         check(Options::default(), "one\ntwo\n\nfour words here\n");
         check(Options { stream: Some("Stderr".to_owned()), ..Options::default() }, "two\n");
         check(Options { limit_bytes: Some(5), ..Options::default() }, "one\nt");
-        check(Options { since: Some("2026-01-01T00:00:03Z".parse().unwrap()), ..Options::default() }, "\nfour words here\n");
+        check(
+            Options { since: Some("2026-01-01T00:00:03Z".parse().unwrap()), ..Options::default() },
+            "\nfour words here\n",
+        );
         check(
             Options { timestamps: true, ..Options::default() },
             "2026-01-01T00:00:01.5Z one\n2026-01-01T00:00:02Z two\n2026-01-01T00:00:03Z \n2026-01-01T00:00:04Z four words here\n",
@@ -291,7 +294,10 @@ mod tests {
         let now = Timestamp::from_second(1000).unwrap();
         let pair = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
         assert!(Options::parse(&pair("follow", "true"), now).unwrap().follow);
-        assert_eq!(Options::parse(&pair("sinceSeconds", "10"), now).unwrap().since, Some(Timestamp::from_second(990).unwrap()));
+        assert_eq!(
+            Options::parse(&pair("sinceSeconds", "10"), now).unwrap().since,
+            Some(Timestamp::from_second(990).unwrap())
+        );
         assert!(Options::parse(&pair("tailLines", "-1"), now).is_err());
         assert!(Options::parse(&pair("follow", "maybe"), now).is_err());
         assert_eq!(Options::parse(&pair("unknown", "x"), now).unwrap(), Options::default());

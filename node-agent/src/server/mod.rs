@@ -123,7 +123,8 @@ async fn connection(server: Arc<Server>, config: Arc<ServerConfig>, stream: TcpS
         let (server, caller) = (Arc::clone(&server), Arc::clone(&caller));
         async move { Ok::<_, Infallible>(server.answer(&caller, request).await) }
     });
-    let served = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    let served =
+        hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades();
     if let Err(error) = served.await {
         tracing::debug!(%error, "a connection to the kubelet API ended");
     }
@@ -139,7 +140,9 @@ struct Caller {
 impl Caller {
     fn read(certificate: &[u8]) -> Self {
         let Ok((_, certificate)) = x509_parser::parse_x509_certificate(certificate) else { return Self::default() };
-        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| attribute.as_str().unwrap_or_default().to_owned();
+        let text = |attribute: &x509_parser::x509::AttributeTypeAndValue<'_>| {
+            attribute.as_str().unwrap_or_default().to_owned()
+        };
         let subject = certificate.subject();
         Self {
             name: subject.iter_common_name().next().map(text).unwrap_or_default(),
@@ -197,7 +200,8 @@ impl Server {
         }
         if !caller.is_allowed() {
             let verb = if request.method() == Method::GET { "get" } else { "create" };
-            let message = format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])", caller.name);
+            let message =
+                format!("Forbidden (user={}, verb={verb}, resource=nodes, subresource(s)=[proxy])", caller.name);
             return text(StatusCode::FORBIDDEN, &message);
         }
         let parts: Vec<&str> = path.trim_start_matches('/').split('/').collect();
@@ -259,7 +263,9 @@ impl Server {
     fn pod(&self, namespace: &str, name: &str) -> Result<(Arc<core::Pod>, String), Problem> {
         let key = format!("{namespace}/{name}");
         let Some(object) = self.pods.get(&key) else { return problem(StatusCode::NOT_FOUND, "pod does not exist") };
-        let pod = object.typed::<core::Pod>().map_err(|error| Problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        let pod = object
+            .typed::<core::Pod>()
+            .map_err(|error| Problem(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
         Ok((pod, object.meta().uid.clone()))
     }
 
@@ -295,7 +301,8 @@ impl Server {
         if spec::find(&pod, container).is_none() {
             return problem(StatusCode::NOT_FOUND, format!("container {container} not found in pod {pod_name}"));
         }
-        let mut attempts = self.attempts(&uid, container).await?.into_iter().filter(|attempt| attempt.state != State::Created);
+        let mut attempts =
+            self.attempts(&uid, container).await?.into_iter().filter(|attempt| attempt.state != State::Created);
         let latest = attempts.next();
         let chosen = if options.previous {
             let ended = attempts.next();
@@ -311,7 +318,8 @@ impl Server {
                 Some(latest) => latest,
                 None => {
                     let status = spec::recorded(&pod, container).and_then(|status| status.state.clone()?.waiting);
-                    let reason = status.and_then(|waiting| waiting.reason).unwrap_or_else(|| "ContainerCreating".to_owned());
+                    let reason =
+                        status.and_then(|waiting| waiting.reason).unwrap_or_else(|| "ContainerCreating".to_owned());
                     let message = format!("container {container:?} in pod {pod_name:?} is waiting to start: {reason}");
                     return problem(StatusCode::BAD_REQUEST, message);
                 }
@@ -391,7 +399,9 @@ impl Server {
         let (_, uid) = self.pod(namespace, pod)?;
         let sandboxes = self.cri.sandboxes(Some(&uid)).await.map_err(|status| runtime(&status))?;
         let ready = sandboxes.into_iter().find(|sandbox| sandbox.state() == wire::PodSandboxState::SandboxReady);
-        let Some(sandbox) = ready else { return problem(StatusCode::NOT_FOUND, format!("pod not found ({namespace}/{pod})")) };
+        let Some(sandbox) = ready else {
+            return problem(StatusCode::NOT_FOUND, format!("pod not found ({namespace}/{pod})"));
+        };
         let forward = wire::PortForwardRequest { pod_sandbox_id: sandbox.id, port: ports };
         let url = self.cri.port_forward(forward).await.map_err(|status| runtime(&status))?;
         Ok(splice::splice(request, &url).await)

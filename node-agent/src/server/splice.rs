@@ -25,12 +25,16 @@ pub(super) async fn splice(mut request: Request<Incoming>, url: &str) -> Answer 
     };
     let stream = match TcpStream::connect(authority.as_str()).await {
         Ok(stream) => stream,
-        Err(error) => return text(StatusCode::BAD_GATEWAY, &format!("cannot reach the runtime's streaming server: {error}")),
+        Err(error) => {
+            return text(StatusCode::BAD_GATEWAY, &format!("cannot reach the runtime's streaming server: {error}"));
+        }
     };
     let _ = stream.set_nodelay(true);
     let (mut sender, connection) = match hyper::client::conn::http1::handshake(TokioIo::new(stream)).await {
         Ok(pair) => pair,
-        Err(error) => return text(StatusCode::BAD_GATEWAY, &format!("the runtime's streaming server does not answer: {error}")),
+        Err(error) => {
+            return text(StatusCode::BAD_GATEWAY, &format!("the runtime's streaming server does not answer: {error}"));
+        }
     };
     tokio::spawn(connection.with_upgrades());
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
@@ -47,7 +51,8 @@ pub(super) async fn splice(mut request: Request<Incoming>, url: &str) -> Answer 
     };
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         let (head, body) = answer.into_parts();
-        let body = Limited::new(body, MAX_REFUSAL_BYTES).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
+        let body =
+            Limited::new(body, MAX_REFUSAL_BYTES).collect().await.map(|body| body.to_bytes()).unwrap_or_default();
         let mut refusal = text(head.status, &String::from_utf8_lossy(&body));
         if let Some(kind) = head.headers.get(header::CONTENT_TYPE) {
             refusal.headers_mut().insert(header::CONTENT_TYPE, kind.clone());
@@ -73,7 +78,8 @@ pub(super) async fn splice(mut request: Request<Incoming>, url: &str) -> Answer 
 /// The headers that the runtime negotiates by; not those that name the client.
 fn forwarded(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
-    for name in [header::HOST, header::AUTHORIZATION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::ORIGIN] {
+    for name in [header::HOST, header::AUTHORIZATION, header::CONTENT_LENGTH, header::TRANSFER_ENCODING, header::ORIGIN]
+    {
         kept.remove(name);
     }
     kept

@@ -37,7 +37,10 @@ pub fn write(folder: &Path, payload: &Payload, group: Option<u32>) -> io::Result
         return Ok(false);
     }
     std::fs::create_dir_all(folder)?;
-    std::fs::set_permissions(folder, std::fs::Permissions::from_mode(if group.is_some() { 0o775 } else { FOLDER_MODE }))?;
+    std::fs::set_permissions(
+        folder,
+        std::fs::Permissions::from_mode(if group.is_some() { 0o775 } else { FOLDER_MODE }),
+    )?;
     let version = format!("..{}", Timestamp::now().as_nanosecond());
     let fresh = folder.join(&version);
     std::fs::create_dir(&fresh)?;
@@ -124,7 +127,10 @@ mod tests {
     use super::*;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        files.iter().map(|(path, text)| ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o644 })).collect()
+        files
+            .iter()
+            .map(|(path, text)| ((*path).to_owned(), File { bytes: text.as_bytes().to_vec(), mode: 0o644 }))
+            .collect()
     }
 
     #[test]
@@ -137,7 +143,8 @@ mod tests {
         assert!(write(&volume, &payload(&[("a", "2"), ("c", "2")]), None).unwrap());
         assert_eq!(std::fs::read_to_string(volume.join("a")).unwrap(), "2");
         assert!(std::fs::symlink_metadata(volume.join("sub")).is_err(), "what is gone is gone");
-        let versions = std::fs::read_dir(&volume).unwrap().flatten().filter(|e| e.file_type().unwrap().is_dir()).count();
+        let versions =
+            std::fs::read_dir(&volume).unwrap().flatten().filter(|e| e.file_type().unwrap().is_dir()).count();
         assert_eq!(versions, 1, "old versions do not pile up");
     }
 

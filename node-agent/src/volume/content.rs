@@ -64,7 +64,8 @@ fn choose(
     for item in items {
         match data.get(&item.key) {
             Some(bytes) => {
-                payload.insert(item.path.clone(), File { bytes: bytes.clone(), mode: file_mode(item.mode, default_mode) });
+                payload
+                    .insert(item.path.clone(), File { bytes: bytes.clone(), mode: file_mode(item.mode, default_mode) });
             }
             None if optional => {}
             None => return Err(format!("{unknown_key}: {}", item.key)),
@@ -134,7 +135,8 @@ impl Content<'_> {
             } else {
                 return Err(format!("the file {:?} has no source", item.path));
             };
-            payload.insert(item.path.clone(), File { bytes: text.into_bytes(), mode: file_mode(item.mode, default_mode) });
+            payload
+                .insert(item.path.clone(), File { bytes: text.into_bytes(), mode: file_mode(item.mode, default_mode) });
         }
         Ok(payload)
     }
@@ -163,7 +165,8 @@ impl Content<'_> {
     /// A token of the pod's service account, renewed when four fifths of its time are over.
     async fn token(&self, source: &core::ServiceAccountTokenProjection) -> Result<String, String> {
         let pod = self.sources.pod;
-        let account = pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty());
+        let account =
+            pod.spec.as_ref().and_then(|spec| spec.service_account_name.as_deref()).filter(|name| !name.is_empty());
         let account = account.unwrap_or("default");
         let audience = source.audience.clone().unwrap_or_default();
         let seconds = source.expiration_seconds.unwrap_or(DEFAULT_TOKEN_SECONDS);
@@ -185,7 +188,13 @@ impl Content<'_> {
             },
         });
         let accounts = resources::service_accounts();
-        let answer = self.client.create(&accounts, Some(self.namespace()), Some((account, "token")), request, WriteOptions::default());
+        let answer = self.client.create(
+            &accounts,
+            Some(self.namespace()),
+            Some((account, "token")),
+            request,
+            WriteOptions::default(),
+        );
         let answer = answer.await.map_err(|status| format!("failed to fetch token: {status}"))?;
         let status = &answer.value()["status"];
         let text = status["token"].as_str().ok_or("failed to fetch token: the answer has none")?.to_owned();

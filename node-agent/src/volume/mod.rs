@@ -64,7 +64,12 @@ impl Volumes {
         Ok(ready)
     }
 
-    async fn set_up_one(&self, pod_dir: &Path, volume: &core::Volume, sources: &Sources<'_>) -> Result<PathBuf, String> {
+    async fn set_up_one(
+        &self,
+        pod_dir: &Path,
+        volume: &core::Volume,
+        sources: &Sources<'_>,
+    ) -> Result<PathBuf, String> {
         let group = sources.pod.spec.as_ref().and_then(|spec| spec.security_context.as_ref()?.fs_group);
         let group = group.and_then(|group| u32::try_from(group).ok());
         if let Some(source) = &volume.empty_dir {
@@ -92,7 +97,12 @@ impl Volumes {
         Ok(folder)
     }
 
-    async fn empty_dir(&self, folder: &Path, source: &core::EmptyDirVolumeSource, group: Option<u32>) -> Result<(), String> {
+    async fn empty_dir(
+        &self,
+        folder: &Path,
+        source: &core::EmptyDirVolumeSource,
+        group: Option<u32>,
+    ) -> Result<(), String> {
         use std::os::unix::fs::PermissionsExt;
         if folder.exists() {
             return Ok(());
@@ -132,7 +142,8 @@ impl Volumes {
             Namespace::Own => process::run(program, arguments, "").await,
             Namespace::Of(pid) => {
                 let namespace = format!("--mount=/proc/{pid}/ns/mnt");
-                let all: Vec<&str> = [&*namespace, "--", program].into_iter().chain(arguments.iter().copied()).collect();
+                let all: Vec<&str> =
+                    [&*namespace, "--", program].into_iter().chain(arguments.iter().copied()).collect();
                 process::run("nsenter", &all, "").await
             }
         }
@@ -181,9 +192,15 @@ fn host_path(path: &Path, kind: &str) -> Result<PathBuf, String> {
     match (kind, &found) {
         ("DirectoryOrCreate", None) => create(std::fs::create_dir_all(path))?,
         ("FileOrCreate", None) => create(std::fs::File::create_new(path).map(drop))?,
-        ("Directory" | "DirectoryOrCreate", found) if !found.as_ref().is_some_and(std::fs::Metadata::is_dir) => return wrong("a directory"),
-        ("File" | "FileOrCreate", found) if !found.as_ref().is_some_and(std::fs::Metadata::is_file) => return wrong("a file"),
-        ("Socket", found) if !found.as_ref().is_some_and(|meta| meta.file_type().is_socket()) => return wrong("a socket file"),
+        ("Directory" | "DirectoryOrCreate", found) if !found.as_ref().is_some_and(std::fs::Metadata::is_dir) => {
+            return wrong("a directory");
+        }
+        ("File" | "FileOrCreate", found) if !found.as_ref().is_some_and(std::fs::Metadata::is_file) => {
+            return wrong("a file");
+        }
+        ("Socket", found) if !found.as_ref().is_some_and(|meta| meta.file_type().is_socket()) => {
+            return wrong("a socket file");
+        }
         ("CharDevice", found) if !found.as_ref().is_some_and(|meta| meta.file_type().is_char_device()) => {
             return wrong("a character device");
         }

@@ -16,8 +16,8 @@ use memory_api::MemoryApi;
 use quorate_node_agent::{AgentError, Config, run_with_client};
 use quorate_runtime::client::{Client, WriteOptions};
 use quorate_runtime::resources;
-use quorate_transport::tls::{self, TlsFiles};
 use quorate_transport::authority::{Authority, Profile};
+use quorate_transport::tls::{self, TlsFiles};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
@@ -64,7 +64,8 @@ impl Node {
     async fn start(folder: &Path, name: &str) -> Self {
         let (mut config, client_files) = config(folder, name);
         config.image_dir = Some(images(folder));
-        let mut node = Self { api: MemoryApi::new(), config, client_files, cancel: CancellationToken::new(), task: None };
+        let mut node =
+            Self { api: MemoryApi::new(), config, client_files, cancel: CancellationToken::new(), task: None };
         node.run();
         node.wait_for("the node is ready", || {
             let nodes = node.api.all("nodes");
@@ -114,7 +115,8 @@ impl Node {
                 panic!("the agent ended while waiting until {what}");
             }
             if begun.elapsed() >= DEADLINE {
-                let events: Vec<String> = self.api.all("events").iter().map(|e| format!("{} {}", e["reason"], e["message"])).collect();
+                let events: Vec<String> =
+                    self.api.all("events").iter().map(|e| format!("{} {}", e["reason"], e["message"])).collect();
                 let pods: Vec<String> = self.api.all("pods").iter().map(|pod| pod["status"].to_string()).collect();
                 panic!("not in time: {what}\nevents: {events:#?}\npods: {pods:#?}");
             }
@@ -125,7 +127,8 @@ impl Node {
     async fn ready(&self, name: &str) -> Arc<Value> {
         let look = || {
             let pod = self.pod(name)?;
-            let ready = pod["status"]["conditions"].as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
+            let ready =
+                pod["status"]["conditions"].as_array()?.iter().any(|c| c["type"] == "Ready" && c["status"] == "True");
             (ready && pod["status"]["phase"] == "Running").then_some(pod)
         };
         self.wait_for(&format!("{name} is ready"), look).await
@@ -134,7 +137,8 @@ impl Node {
     /// GET over the kubelet API.
     async fn kubelet(&self, path: &str) -> (u16, String) {
         let node = self.api.all("nodes")[0].clone();
-        let port = u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap()).unwrap();
+        let port =
+            u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap()).unwrap();
         let address = self.config.address();
         let stream = TcpStream::connect((address, port)).await.unwrap();
         let connector = TlsConnector::from(tls::client_config(&self.client_files, &["http/1.1"]).unwrap());
@@ -278,8 +282,13 @@ async fn pods_live_as_their_authors_expect() {
         json!({"restartPolicy": "Never", "containers": [{"name": "main", "image": "quorate.local/web:1", "command": ["true"]}]}),
     )
     .await;
-    node.wait_for("the task has succeeded", || node.pod("task").filter(|pod| pod["status"]["phase"] == "Succeeded")).await;
-    node.create("lost", json!({"containers": [{"name": "main", "image": "quorate.local/none:1", "imagePullPolicy": "Never"}]})).await;
+    node.wait_for("the task has succeeded", || node.pod("task").filter(|pod| pod["status"]["phase"] == "Succeeded"))
+        .await;
+    node.create(
+        "lost",
+        json!({"containers": [{"name": "main", "image": "quorate.local/none:1", "imagePullPolicy": "Never"}]}),
+    )
+    .await;
     node.wait_for("the image is missing", || {
         node.container("lost").filter(|status| status["state"]["waiting"]["reason"] == "ErrImageNeverPull")
     })

@@ -10,7 +10,9 @@ use futures::stream::BoxStream;
 use quorate_proto::gvk::GroupVersionResource;
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
-use quorate_runtime::client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, Result, WatchEvent, WriteOptions};
+use quorate_runtime::client::{
+    Client, DeleteOptions, ListOptions, ObjectList, Patch, Result, WatchEvent, WriteOptions,
+};
 use serde_json::{Value, json};
 use tokio::sync::broadcast;
 
@@ -89,7 +91,13 @@ impl MemoryApi {
     }
 
     /// What `kubectl delete` does to a pod that runs.
-    pub(crate) fn ask_to_delete(&self, resource: &GroupVersionResource, namespace: &str, name: &str, grace_seconds: i64) {
+    pub(crate) fn ask_to_delete(
+        &self,
+        resource: &GroupVersionResource,
+        namespace: &str,
+        name: &str,
+        grace_seconds: i64,
+    ) {
         let change = |old: Option<&Value>| {
             let mut value = old.unwrap().clone();
             value["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
@@ -106,12 +114,22 @@ impl MemoryApi {
 
     pub(crate) fn all(&self, resource: &str) -> Vec<Arc<Value>> {
         let state = self.state.lock().unwrap();
-        state.objects.iter().filter(|(key, _)| key.0 == resource).map(|(_, object)| Arc::clone(object.value())).collect()
+        state
+            .objects
+            .iter()
+            .filter(|(key, _)| key.0 == resource)
+            .map(|(_, object)| Arc::clone(object.value()))
+            .collect()
     }
 }
 
 impl Client for MemoryApi {
-    fn get<'a>(&'a self, resource: &'a GroupVersionResource, namespace: Option<&'a str>, name: &'a str) -> BoxFuture<'a, Result<Arc<Object>>> {
+    fn get<'a>(
+        &'a self,
+        resource: &'a GroupVersionResource,
+        namespace: Option<&'a str>,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Object>>> {
         async move {
             let key = key(resource, namespace, name);
             self.state.lock().unwrap().objects.get(&key).cloned().ok_or_else(|| missing(&key))
@@ -119,7 +137,12 @@ impl Client for MemoryApi {
         .boxed()
     }
 
-    fn list<'a>(&'a self, resource: &'a GroupVersionResource, namespace: Option<&'a str>, _: ListOptions) -> BoxFuture<'a, Result<ObjectList>> {
+    fn list<'a>(
+        &'a self,
+        resource: &'a GroupVersionResource,
+        namespace: Option<&'a str>,
+        _: ListOptions,
+    ) -> BoxFuture<'a, Result<ObjectList>> {
         async move {
             let state = self.state.lock().unwrap();
             let of_resource = state.objects.iter().filter(|((kind, place, _), _)| {
@@ -224,7 +247,13 @@ impl Client for MemoryApi {
         .boxed()
     }
 
-    fn delete<'a>(&'a self, resource: &'a GroupVersionResource, namespace: Option<&'a str>, name: &'a str, _: DeleteOptions) -> BoxFuture<'a, Result<()>> {
+    fn delete<'a>(
+        &'a self,
+        resource: &'a GroupVersionResource,
+        namespace: Option<&'a str>,
+        name: &'a str,
+        _: DeleteOptions,
+    ) -> BoxFuture<'a, Result<()>> {
         async move {
             let key = key(resource, namespace, name);
             let lost = missing(&key);
