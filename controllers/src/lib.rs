@@ -15,6 +15,7 @@ mod pods;
 mod replica_set;
 mod root_ca;
 mod service_account;
+pub mod scheduler;
 mod time;
 
 use std::sync::Arc;
@@ -67,8 +68,15 @@ pub async fn run(client: Arc<dyn Client>, leadership: Leadership, config: Config
     for register in CONTROLLERS {
         register(&mut manager, &config);
     }
+    let scheduler = scheduler::Scheduler::new(
+        Arc::clone(&client),
+        manager.informers(),
+        manager.events(),
+        scheduler::Config::default(),
+    );
+    let scheduling = scheduler.run(leadership.clone(), cancel.clone());
     let report = lease_report::run(client, leadership.clone(), config.identity.clone(), cancel);
-    tokio::join!(manager.run(leadership), report);
+    tokio::join!(manager.run(leadership), scheduling, report);
 }
 
 /// The resources without those that show the objects of another: later versions of the
