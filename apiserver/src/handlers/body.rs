@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::http::ApiRequest;
 use crate::http::negotiate::{BodyFormat, body_format};
 use crate::registry::context::RequestContext;
-use crate::schema::{Parsed, ResourceDef, decode_kind, parse_json, parse_yaml};
+use crate::schema::{Parsed, ResourceDef, decode_kind, decode_protobuf, parse_json, parse_yaml};
 
 /// Which kind a body is to have.
 #[derive(Clone, Copy)]
@@ -31,6 +31,7 @@ pub(super) fn parse(request: &ApiRequest) -> Result<Parsed, Status> {
     match body_format(content_type)? {
         BodyFormat::Json => parse_json(&request.body),
         BodyFormat::Yaml => parse_yaml(&request.body),
+        BodyFormat::Protobuf => Ok(Parsed { value: decode_protobuf(&request.body)?, duplicates: Vec::new() }),
     }
 }
 

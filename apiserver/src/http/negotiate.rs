@@ -1,9 +1,11 @@
 //! Which form of an answer a client takes, and which form its body has.
 //!
-//! Only JSON and YAML are spoken yet; a client that takes nothing but protobuf is
-//! told so in upstream's words, and falls back or fails clearly.
+//! Bodies may be JSON, YAML or protobuf, answers are JSON; a client that takes nothing
+//! but protobuf is told so in upstream's words, and falls back or fails clearly.
 
 use quorate_proto::status::Status;
+
+use crate::schema::PROTOBUF;
 
 /// How an answer about objects is written; the encoding is always JSON.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -105,6 +107,7 @@ pub fn not_acceptable(offered: &[&str]) -> Status {
 pub enum BodyFormat {
     Json,
     Yaml,
+    Protobuf,
 }
 
 /// Reads the Content-Type of a create, an update or a delete. None sent means JSON.
@@ -115,7 +118,8 @@ pub fn body_format(content_type: Option<&str>) -> Result<BodyFormat, Status> {
     match MediaType::parse(content_type.unwrap_or("")).essence.as_str() {
         "" | "application/json" => Ok(BodyFormat::Json),
         "application/yaml" => Ok(BodyFormat::Yaml),
-        _ => Err(unsupported_media_type(&["application/json", "application/yaml"])),
+        PROTOBUF => Ok(BodyFormat::Protobuf),
+        _ => Err(unsupported_media_type(&["application/json", "application/yaml", PROTOBUF])),
     }
 }
 
@@ -171,10 +175,11 @@ mod tests {
     }
 
     #[test]
-    fn bodies_are_json_or_yaml() {
+    fn bodies_are_json_yaml_or_protobuf() {
         assert_eq!(body_format(None), Ok(BodyFormat::Json));
         assert_eq!(body_format(Some("application/json; charset=utf-8")), Ok(BodyFormat::Json));
         assert_eq!(body_format(Some("application/yaml")), Ok(BodyFormat::Yaml));
-        assert_eq!(body_format(Some("application/vnd.kubernetes.protobuf")).unwrap_err().code, 415);
+        assert_eq!(body_format(Some("application/vnd.kubernetes.protobuf")), Ok(BodyFormat::Protobuf));
+        assert_eq!(body_format(Some("application/cbor")).unwrap_err().code, 415);
     }
 }

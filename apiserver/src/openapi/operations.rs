@@ -140,11 +140,9 @@ fn body_operation(subject: &Subject, verb: &str, action: &str) -> Value {
 }
 
 fn patch_operation(subject: &Subject) -> Value {
-    let mut parameters = write_parameters();
-    parameters.push(query("force", "boolean", "Whether an apply takes fields over from other managers."));
-    let mut value = operation(subject, "patch", "patch", &parameters, response(&subject.definition));
+    let mut value = operation(subject, "patch", "patch", &write_parameters(), response(&subject.definition));
     let body = json!({"schema": reference(PATCH)});
-    let types = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json", "application/apply-patch+yaml"];
+    let types = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
     let content: Map<String, Value> = types.iter().map(|media| ((*media).to_owned(), body.clone())).collect();
     value["requestBody"] = json!({"content": content, "required": true});
     value
