@@ -63,6 +63,11 @@ pub async fn remove(path: &str) {
             }
             tokio::time::sleep(REMOVE_PAUSE).await;
         }
+        // A parent that is ours too, and that others of this machine may still use.
+        if let Some(parent) = path.trim_start_matches('/').strip_prefix("quorate/").filter(|rest| !rest.contains('/')) {
+            debug_assert!(!parent.is_empty());
+            let _ = std::fs::remove_dir(hierarchy.path.join("quorate"));
+        }
     }
 }
 

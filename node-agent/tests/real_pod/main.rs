@@ -20,8 +20,10 @@ use quorate_transport::authority::{Authority, Profile};
 use quorate_transport::tls::{self, TlsFiles};
 use rustls::pki_types::ServerName;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 use tokio_util::sync::CancellationToken;
 
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -48,21 +50,26 @@ fn images(folder: &Path) -> PathBuf {
     output
 }
 
-fn config(folder: &Path, name: &str) -> (Config, TlsFiles) {
+/// Ranges differ between the nodes of this file, and mostly between runs of it.
+fn pod_cidr(index: u32) -> String {
+    format!("10.{}.{}.0/24", 150 + index, std::process::id() % 256)
+}
+
+fn config(folder: &Path, name: &str, index: u32) -> (Config, TlsFiles) {
     let authority = Authority::load_or_create(folder, "ca", "test").unwrap();
     let address = "127.0.10.177".parse().unwrap();
     let server = identity(&authority, folder, "server", &Profile::new(name).address(address).server());
     let client = identity(&authority, folder, "client", &Profile::new("apiserver-kubelet-client").client());
     let mut config =
         Config::new(name, folder.join("unused"), folder.join(name), std::net::SocketAddr::new(address, 0), server);
-    config.pod_cidr = Some("10.251.77.0/24".parse().unwrap());
-    config.cluster_cidr = "10.251.0.0/16".parse().unwrap();
+    config.pod_cidr = Some(pod_cidr(index).parse().unwrap());
+    config.cluster_cidr = "10.144.0.0/12".parse().unwrap();
     (config, client)
 }
 
 impl Node {
-    async fn start(folder: &Path, name: &str) -> Self {
-        let (mut config, client_files) = config(folder, name);
+    async fn start(folder: &Path, name: &str, index: u32) -> Self {
+        let (mut config, client_files) = config(folder, name, index);
         config.image_dir = Some(images(folder));
         let mut node =
             Self { api: MemoryApi::new(), config, client_files, cancel: CancellationToken::new(), task: None };
@@ -136,14 +143,58 @@ impl Node {
 
     /// GET over the kubelet API.
     async fn kubelet(&self, path: &str) -> (u16, String) {
+        get(TokioIo::new(self.connect().await), path).await
+    }
+
+    async fn connect(&self) -> TlsStream<TcpStream> {
         let node = self.api.all("nodes")[0].clone();
         let port =
             u16::try_from(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().unwrap()).unwrap();
         let address = self.config.address();
         let stream = TcpStream::connect((address, port)).await.unwrap();
         let connector = TlsConnector::from(tls::client_config(&self.client_files, &["http/1.1"]).unwrap());
-        let stream = connector.connect(ServerName::IpAddress(address.into()), stream).await.unwrap();
-        get(TokioIo::new(stream), path).await
+        connector.connect(ServerName::IpAddress(address.into()), stream).await.unwrap()
+    }
+
+    /// Asks for a WebSocket; returns the answer's head and the connection.
+    async fn upgrade(&self, path: &str, protocol: &str) -> (String, TlsStream<TcpStream>) {
+        let mut stream = self.connect().await;
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: node\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+             Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+             Sec-WebSocket-Protocol: {protocol}\r\n\r\n"
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        (String::from_utf8(head).unwrap(), stream)
+    }
+
+    /// What a command prints in a container of pod `pod`.
+    async fn exec(&self, pod: &str, container: &str, command: &[&str]) -> String {
+        let arguments: Vec<String> =
+            command.iter().map(|word| format!("command={}", word.replace('&', "%26"))).collect();
+        let path = format!("/exec/default/{pod}/{container}?output=1&error=1&{}", arguments.join("&"));
+        let (head, mut stream) = self.upgrade(&path, "v4.channel.k8s.io").await;
+        assert!(head.starts_with("HTTP/1.1 101"), "{head}");
+        let mut printed = Vec::new();
+        // A frame: opcode, length, then channel and bytes. Close ends it.
+        while let Ok(opcode) = stream.read_u8().await {
+            let length = match stream.read_u8().await.unwrap() {
+                126 => usize::from(stream.read_u16().await.unwrap()),
+                length => usize::from(length),
+            };
+            let mut payload = vec![0; length];
+            stream.read_exact(&mut payload).await.unwrap();
+            match (opcode & 0x0f, payload.first()) {
+                (8, _) => break,
+                (_, Some(1 | 2)) => printed.extend_from_slice(&payload[1..]),
+                _ => {}
+            }
+        }
+        String::from_utf8(printed).unwrap()
     }
 }
 
@@ -157,15 +208,22 @@ async fn get(io: impl hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'stati
     (status, String::from_utf8_lossy(&body).into_owned())
 }
 
+/// The web image's page; a container without a probe is ready before it listens.
 async fn page(address: &str) -> String {
-    let stream = TcpStream::connect((address, 8080)).await.unwrap();
-    get(TokioIo::new(stream), "/").await.1
+    let begun = Instant::now();
+    loop {
+        match TcpStream::connect((address, 8080)).await {
+            Ok(stream) => return get(TokioIo::new(stream), "/").await.1,
+            Err(error) => assert!(begun.elapsed() < DEADLINE, "{address} does not answer: {error}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Whether the machine can run this test; says why not.
 fn can_run(name: &str) -> bool {
     let folder = tempfile::tempdir().unwrap();
-    let (config, _) = config(folder.path(), name);
+    let (config, _) = config(folder.path(), name, 0);
     match quorate_node_agent::preflight::check(&config) {
         Ok(()) => true,
         Err(error) => {
@@ -206,7 +264,7 @@ async fn pods_live_as_their_authors_expect() {
         return;
     }
     let folder = tempfile::Builder::new().prefix("qn").tempdir_in("/tmp").unwrap();
-    let mut node = Node::start(folder.path(), "agent-test").await;
+    let mut node = Node::start(folder.path(), "agent-test", 0).await;
 
     // A pod runs, has an address that the host reaches, and is ready by its probe.
     node.api
@@ -248,7 +306,7 @@ async fn pods_live_as_their_authors_expect() {
     let web = node.ready("web").await;
     eprintln!("bound to ready: {:?}", begun.elapsed());
     let address = web["status"]["podIP"].as_str().unwrap().to_owned();
-    assert!(address.starts_with("10.251.77."), "{address}");
+    assert!(address.starts_with(pod_cidr(0).trim_end_matches("0/24")), "{address}");
     assert_eq!(web["status"]["qosClass"], "Burstable");
     assert!(page(&address).await.contains("quorate.local/web:1"));
     let (status, log) = node.kubelet("/containerLogs/default/web/web?tailLines=10").await;
@@ -257,6 +315,12 @@ async fn pods_live_as_their_authors_expect() {
     let (status, log) = node.kubelet("/containerLogs/default/web/web?previous=true").await;
     assert_eq!((status, log.as_str()), (400, "previous terminated container \"web\" in pod \"web\" not found"));
     assert_eq!(node.kubelet("/containerLogs/default/none/web").await.0, 404);
+
+    // Commands run inside, over whatever protocol the runtime speaks.
+    assert_eq!(node.exec("web", "web", &["cat", "/scratch/color"]).await, "blue");
+    assert!(node.exec("web", "web", &["cat", "/none"]).await.contains("No such file"));
+    let (refused, _) = node.upgrade("/exec/default/web/web?output=1&command=true", "v5.channel.k8s.io").await;
+    assert!(refused.starts_with("HTTP/1.1 403"), "kubectl falls back by itself: {refused}");
 
     // One that fails is restarted with a growing pause, and says so.
     node.create(
@@ -317,6 +381,92 @@ async fn pods_live_as_their_authors_expect() {
         node.api.ask_to_delete(&resources::pods(), "default", name, 1);
     }
     node.wait_for("all pods are forgotten", || node.api.all("pods").is_empty().then_some(())).await;
+    node.stop().await;
+    assert_clean(&node.config);
+}
+
+fn simple(image: &str) -> Value {
+    json!({"terminationGracePeriodSeconds": 2, "containers": [{"name": "main", "image": image}]})
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_nodes_share_a_machine() {
+    if !can_run("first") {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("qn").tempdir_in("/tmp").unwrap();
+    let mut first = Node::start(folder.path(), "first", 1).await;
+    let mut second = Node::start(folder.path(), "second", 2).await;
+    first.create("a", simple("quorate.local/web:1")).await;
+    second.create("b", simple("quorate.local/web:2")).await;
+    let (a, b) = (first.ready("a").await, second.ready("b").await);
+    let address = |pod: &Value| pod["status"]["podIP"].as_str().unwrap().to_owned();
+    let url = |pod: &Value| format!("http://{}:8080/", address(pod));
+    assert!(
+        first.exec("a", "main", &["wget", "-qO-", &url(&b)]).await.contains("web:2"),
+        "pods reach each other across nodes"
+    );
+    assert!(
+        second.exec("b", "main", &["wget", "-qO-", &url(&a)]).await.contains("web:1"),
+        "pods reach each other across nodes"
+    );
+    first.stop().await;
+    assert_clean(&first.config);
+    assert!(page(&address(&b)).await.contains("web:2"), "the end of one node does not touch the other");
+    second.stop().await;
+    assert_clean(&second.config);
+}
+
+/// The folder in which [`child`] runs an agent until it is killed.
+const CHILD_FOLDER: &str = "QUORATE_TEST_CHILD_FOLDER";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "runs in a process of its own, started by another test"]
+async fn child() {
+    let folder = PathBuf::from(std::env::var_os(CHILD_FOLDER).unwrap());
+    let node = Node::start(&folder, "killed", 3).await;
+    node.create("web", simple("quorate.local/web:1")).await;
+    let web = node.ready("web").await;
+    std::fs::write(folder.join("address"), web["status"]["podIP"].as_str().unwrap()).unwrap();
+    std::future::pending::<()>().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_agent_that_was_killed_leaves_nothing_that_the_next_one_does_not_remove() {
+    if !can_run("killed") {
+        return;
+    }
+    let folder = tempfile::Builder::new().prefix("qn").tempdir_in("/tmp").unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--ignored"])
+        .env(CHILD_FOLDER, folder.path())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let begun = Instant::now();
+    let address = loop {
+        if let Ok(address) = std::fs::read_to_string(folder.path().join("address")) {
+            break address;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
+        assert!(begun.elapsed() < DEADLINE, "the child's pod is not ready in time");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    assert!(page(&address).await.contains("web:1"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let gone = Instant::now();
+    while TcpStream::connect((address.as_str(), 8080)).await.is_ok() {
+        assert!(gone.elapsed() < DEADLINE, "the pod outlives its agent");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // The API of this process knows nothing of the pod: it is ended as one that nobody wants.
+    let mut node = Node::start(folder.path(), "killed", 3).await;
+    node.create("web", simple("quorate.local/web:2")).await;
+    let web = node.ready("web").await;
+    assert!(page(web["status"]["podIP"].as_str().unwrap()).await.contains("web:2"));
+    let second = run_with_client(node.config.clone(), MemoryApi::new(), CancellationToken::new()).await;
+    assert!(matches!(second, Err(AgentError::Locked { .. })), "{second:?}");
     node.stop().await;
     assert_clean(&node.config);
 }
