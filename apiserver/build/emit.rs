@@ -53,7 +53,7 @@ fn write_field(out: &mut String, field: &Field, index: &dyn Fn(&str) -> usize) {
         kind(&field.kind, index),
         field.required,
         field.list_keys,
-        field.atomic,
+        field.map_type == "atomic",
         field.merge_key,
         field.default,
         field.tags,

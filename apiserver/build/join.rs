@@ -19,7 +19,8 @@ pub(crate) struct Field {
     pub(crate) required: bool,
     pub(crate) list_type: String,
     pub(crate) list_keys: Vec<String>,
-    pub(crate) atomic: bool,
+    /// `atomic`, `granular` or empty.
+    pub(crate) map_type: String,
     pub(crate) patch_strategy: String,
     pub(crate) merge_key: String,
     /// JSON; empty when there is none.
@@ -93,6 +94,12 @@ pub(crate) fn join(definitions: &mut Map<String, Value>, messages: &HashMap<Stri
                 extensions += extend(&mut properties[&field.name], field);
             }
         }
+        if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
+            required.retain(|name| fields.iter().any(|field| field.required && name == field.name.as_str()));
+            if required.is_empty() {
+                schema.as_object_mut().expect("a schema is an object").remove("required");
+            }
+        }
         types.push(Type { name: name.clone(), atomic, fields });
     }
     types.sort_by(|a, b| a.name.cmp(&b.name));
@@ -137,13 +144,14 @@ fn field(name: &str, schema: &Value, required: bool, wire: Option<&Wire<'_>>) ->
     let markers = wire.map_or(&none, |wire| wire.markers);
     let first = |name: &str| markers.first(name).unwrap_or_default().to_owned();
     let kind = kind(schema);
-    let atomic = first("structType") == "atomic" || first("mapType") == "atomic";
+    let map_type = Some(first("structType")).filter(|own| !own.is_empty()).unwrap_or_else(|| first("mapType"));
     Field {
         name: name.to_owned(),
-        required,
+        // What has a default, if only an empty text, need not be given.
+        required: required && markers.first("default").is_none(),
         list_type: first("listType"),
         list_keys: markers.all("listMapKey").map(str::to_owned).collect(),
-        atomic,
+        map_type,
         patch_strategy: first("patchStrategy"),
         merge_key: first("patchMergeKey"),
         default: default(&first("default")),
@@ -253,9 +261,7 @@ fn extend(schema: &mut Value, field: &Field) -> usize {
     put("x-kubernetes-list-type", &field.list_type);
     put("x-kubernetes-patch-strategy", &field.patch_strategy);
     put("x-kubernetes-patch-merge-key", &field.merge_key);
-    if field.atomic {
-        put("x-kubernetes-map-type", "atomic");
-    }
+    put("x-kubernetes-map-type", &field.map_type);
     if !field.list_keys.is_empty() {
         extensions.insert("x-kubernetes-list-map-keys", json!(field.list_keys));
     }
