@@ -44,7 +44,7 @@ pub fn decode_kind(
     };
     let mut reports: Vec<String> = duplicates.iter().map(|path| format!("duplicate field {path:?}")).collect();
     if let Some(own) = type_for_kind(group, version, kind) {
-        let mut walk = Walk { path: String::new(), unknown: Vec::new() };
+        let mut walk = Walk { path: String::new(), fields: Vec::new(), unknown: Vec::new() };
         walk.object(own, value, None).map_err(|error| refuse(&error))?;
         reports.extend(walk.unknown.iter().map(|path| format!("unknown field {path:?}")));
     }
@@ -92,8 +92,10 @@ fn default_value(kind: Kind, value: &mut Value) {
 }
 
 struct Walk {
-    /// With list indices, as strict errors name fields.
+    /// With list indices and map keys, as strict errors name fields.
     path: String,
+    /// The names of fields alone, as Go's decoder names them.
+    fields: Vec<&'static str>,
     unknown: Vec<String>,
 }
 
@@ -122,9 +124,11 @@ impl Walk {
                 }
                 Some(field) => {
                     let value = fields.get_mut(&name).expect("its name was just listed");
+                    self.fields.push(field.name);
                     if value.is_null() || !self.keep(own, field, value)? {
                         fields.remove(&name);
                     }
+                    self.fields.pop();
                 }
             }
             self.path.truncate(before);
@@ -153,7 +157,7 @@ impl Walk {
             Kind::RawObject if value.is_object() => Ok(()),
             Kind::Json => Ok(()),
             Kind::Bytes => self.bytes(value, place),
-            Kind::Quantity => self.quantity(value, place),
+            Kind::Quantity => self.quantity(value),
             Kind::IntOrString if value.is_string() || is_integer(value, i64::from(i32::MIN), i64::from(i32::MAX)) => Ok(()),
             Kind::Time => self.time(value, place, "%Y-%m-%dT%H:%M:%SZ"),
             Kind::MicroTime => self.time(value, place, "%Y-%m-%dT%H:%M:%S.%6fZ"),
@@ -205,11 +209,11 @@ impl Walk {
         Ok(())
     }
 
-    fn quantity(&mut self, value: &mut Value, place: Place) -> Result<(), Refusal> {
-        let text = match value {
+    fn quantity(&mut self, value: &mut Value) -> Result<(), Refusal> {
+        // Anything else is a text that is no quantity.
+        let text = match &*value {
             Value::String(text) => text.trim().to_owned(),
-            Value::Number(number) => number.to_string(),
-            _ => return Err(self.mismatch(value, "resource.Quantity", Some(place))),
+            other => other.to_string(),
         };
         let quantity: Quantity = text.parse().map_err(|error: quorate_proto::quantity::ParseQuantityError| error.to_string())?;
         *value = Value::String(quantity.to_string());
@@ -267,7 +271,7 @@ impl Walk {
             None => format!("json: cannot unmarshal {found} into Go value of type {wanted}"),
             Some(place) => {
                 let owner = place.owner.name.rsplit('.').next().unwrap_or_default();
-                let path = without_indices(&self.path);
+                let path = self.fields.join(".");
                 format!("json: cannot unmarshal {found} into Go struct field {owner}.{path} of type {wanted}")
             }
         }
@@ -286,6 +290,7 @@ fn zero(kind: Kind) -> Value {
         Kind::Int32 | Kind::Int64 | Kind::Double | Kind::IntOrString => Value::from(0),
         Kind::Quantity => Value::from("0"),
         Kind::List(_) => Value::Array(Vec::new()),
+        Kind::Json => Value::Null,
         _ => Value::Object(Map::new()),
     }
 }
@@ -297,10 +302,10 @@ fn schema_kind() -> Kind {
 
 fn go_type(kind: Kind) -> String {
     match kind {
-        Kind::String | Kind::Time | Kind::MicroTime | Kind::IntOrString => "string".to_owned(),
+        Kind::String | Kind::Time | Kind::MicroTime => "string".to_owned(),
         Kind::Bytes => "[]uint8".to_owned(),
         Kind::Bool => "bool".to_owned(),
-        Kind::Int32 => "int32".to_owned(),
+        Kind::Int32 | Kind::IntOrString => "int32".to_owned(),
         Kind::Int64 => "int64".to_owned(),
         Kind::Double => "float64".to_owned(),
         Kind::Quantity => "resource.Quantity".to_owned(),
@@ -316,20 +321,6 @@ fn go_type(kind: Kind) -> String {
 fn go_name(own: &Type) -> String {
     let start = own.name.rmatch_indices('.').nth(1).map_or(0, |(at, _)| at + 1);
     own.name[start..].to_owned()
-}
-
-fn without_indices(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    let mut inside = false;
-    for letter in path.chars() {
-        match letter {
-            '[' => inside = true,
-            ']' => inside = false,
-            _ if inside => {}
-            _ => out.push(letter),
-        }
-    }
-    out
 }
 
 #[cfg(test)]
@@ -385,7 +376,7 @@ mod tests {
     #[test]
     fn schemas_of_custom_resources_may_recurse() {
         let schema = json!({"type": "object", "properties": {"a": {"items": {"type": "string"}, "additionalProperties": false,
-                            "default": {"x": null}}}});
+                            "enum": ["x", null], "default": {"x": null}}}});
         let value = json!({"spec": {"group": "g", "scope": "Cluster", "names": {"kind": "K", "plural": "ks"},
             "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
         check("customresourcedefinitions", value.clone(), value);
@@ -447,6 +438,18 @@ mod tests {
             json!({"spec": {"overhead": {"cpu": "lots"}}}),
             "Pod in version \"v1\" cannot be handled as a Pod: quantities must match the regular expression \
              '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+        );
+        check_refused(
+            "pods",
+            json!({"metadata": {"annotations": {"a.b/c": true}}}),
+            "Pod in version \"v1\" cannot be handled as a Pod: \
+             json: cannot unmarshal bool into Go struct field ObjectMeta.metadata.annotations of type string",
+        );
+        check_refused(
+            "services",
+            json!({"spec": {"ports": [{"targetPort": []}]}}),
+            "Service in version \"v1\" cannot be handled as a Service: \
+             json: cannot unmarshal array into Go struct field ServicePort.spec.ports.targetPort of type int32",
         );
         check_refused(
             "secrets",
