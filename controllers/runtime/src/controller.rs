@@ -14,6 +14,9 @@ use crate::client::Result;
 use crate::informer::Informer;
 use crate::workqueue::WorkQueue;
 
+/// In the store's answer to a write of a reign that is over.
+const DEPOSED: &str = "fence is no longer current";
+
 /// When to look at a key again although nothing changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Requeue {
@@ -118,8 +121,10 @@ impl Controller {
                 }
             }
             Err(error) => {
-                // A stale cache is everyday life; everything else is worth a line.
-                if error.is_conflict() || error.is_already_exists() || error.is_not_found() {
+                // A stale cache is everyday life, and so is the end of a reign, which the
+                // store knows first; everything else is worth a line.
+                let is_stale = error.is_conflict() || error.is_already_exists() || error.is_not_found();
+                if is_stale || error.message.contains(DEPOSED) {
                     tracing::debug!(controller = self.name, key, %error, "reconcile again");
                 } else {
                     tracing::warn!(controller = self.name, key, %error, "a reconcile failed; trying again");

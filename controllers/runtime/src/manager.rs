@@ -24,6 +24,8 @@ pub struct Manager {
 impl Manager {
     /// Informers start as controllers ask for them, and run until `cancel` is cancelled.
     pub fn new(client: Arc<dyn Client>, component: &str, cancel: CancellationToken) -> Self {
+        // Ours to cancel when leadership is told no more; the caller's stays his.
+        let cancel = cancel.child_token();
         let tasks = TaskTracker::new();
         let informers = Informers::new(Arc::clone(&client), tasks.clone(), cancel.clone());
         let events = EventRecorder::start(Arc::clone(&client), component, "", &tasks, cancel.clone());
