@@ -9,6 +9,8 @@ mod endpoints;
 mod garbage_collector;
 mod lease_report;
 mod namespace;
+mod node_ipam;
+mod node_lifecycle;
 mod objects;
 mod pod_gc;
 mod pods;
@@ -56,6 +58,8 @@ const CONTROLLERS: &[Register] = &[
     endpoints::register,
     garbage_collector::register,
     namespace::register,
+    node_ipam::register,
+    node_lifecycle::register,
     pod_gc::register,
     replica_set::register,
     root_ca::register,
