@@ -333,7 +333,8 @@ fn read_txn(instance: &Instance, request: &TxnRequest, current: i64) -> Result<(
     let mut oldest = current;
     for operation in txn::branch(request, succeeded) {
         let Some(Request::RequestRange(request)) = &operation.request else { continue };
-        let at = range::revision(request, current, instance.compact_revision())?;
+        range::check_in_txn(request, current, instance.compact_revision())?;
+        let at = if request.revision > 0 { request.revision } else { current };
         oldest = oldest.min(at);
         let range = txn::read_range(instance, request, at, current)?;
         response.responses.push(ResponseOp { response: Some(Response::ResponseRange(range)) });

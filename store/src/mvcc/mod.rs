@@ -7,6 +7,8 @@
 mod collect;
 mod db;
 mod engine;
+#[cfg(test)]
+mod etcd_tests;
 mod hash;
 mod latest;
 #[cfg(test)]

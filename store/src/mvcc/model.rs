@@ -82,6 +82,15 @@ impl Model {
                 && (request.min_create_revision == 0 || kv.create_revision >= request.min_create_revision)
                 && (request.max_create_revision == 0 || kv.create_revision <= request.max_create_revision)
         });
+        let filters = [
+            request.min_mod_revision,
+            request.max_mod_revision,
+            request.min_create_revision,
+            request.max_create_revision,
+        ];
+        if request.sort_order() == SortOrder::None && filters == [0; 4] && request.limit > 0 {
+            kvs.truncate(request.limit as usize + 1);
+        }
         match request.sort_target() {
             SortTarget::Key => {}
             SortTarget::Version => kvs.sort_by_key(|kv| kv.version),
@@ -193,20 +202,47 @@ impl Model {
         found.iter().all(check)
     }
 
-    /// Runs a transaction on a copy; the copy counts if nothing fails.
+    /// What a transaction will run, nested ones flattened.
+    fn chosen<'a>(&self, request: &'a TxnRequest, found: &mut Vec<&'a Request>) {
+        let succeeded = request.compare.iter().all(|compare| self.holds(compare));
+        for operation in if succeeded { &request.success } else { &request.failure } {
+            match operation.request.as_ref().expect("an operation") {
+                Request::RequestTxn(request) => self.chosen(request, found),
+                other => found.push(other),
+            }
+        }
+    }
+
+    fn check(&self, request: &TxnRequest) -> Result<(), ApplyError> {
+        let mut chosen = Vec::new();
+        self.chosen(request, &mut chosen);
+        for request in &chosen {
+            if let Request::RequestPut(request) = request {
+                self.check_put(request)?;
+            }
+        }
+        for request in &chosen {
+            if let Request::RequestRange(request) = request {
+                if request.revision > self.revision {
+                    return Err(ApplyError::FutureRevision);
+                }
+                if request.revision != 0 && request.revision < self.compacted {
+                    return Err(ApplyError::Compacted);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a transaction that was checked.
     fn txn(&mut self, before: &Model, request: &TxnRequest, next: i64) -> Result<TxnResponse, ApplyError> {
         let succeeded = request.compare.iter().all(|compare| before.holds(compare));
         let branch = if succeeded { &request.success } else { &request.failure };
         let mut responses = Vec::new();
         for operation in branch {
             let response = match operation.request.as_ref().expect("an operation") {
-                Request::RequestRange(request) => {
-                    Response::ResponseRange(self.range(request, next, before.revision)?)
-                }
-                Request::RequestPut(request) => {
-                    before.check_put(request)?;
-                    Response::ResponsePut(self.put(request, next))
-                }
+                Request::RequestRange(request) => Response::ResponseRange(self.range(request, next, before.revision)?),
+                Request::RequestPut(request) => Response::ResponsePut(self.put(request, next)),
                 Request::RequestDeleteRange(request) => Response::ResponseDeleteRange(self.delete(request, next)),
                 Request::RequestTxn(request) => Response::ResponseTxn(self.txn(before, request, next)?),
             };
@@ -245,7 +281,10 @@ impl Model {
                 CommandResult::Put(self.put(request, next))
             }
             Operation::DeleteRange(request) => CommandResult::DeleteRange(self.delete(request, next)),
-            Operation::Txn(request) => CommandResult::Txn(self.txn(before, request, next)?),
+            Operation::Txn(request) => {
+                self.check(request)?;
+                CommandResult::Txn(self.txn(before, request, next)?)
+            }
             Operation::Compact(request) => {
                 if request.revision <= self.compacted {
                     return Err(ApplyError::Compacted);

@@ -29,6 +29,16 @@ pub(super) fn revision(request: &RangeRequest, current: i64, compacted: i64) -> 
     }
 }
 
+/// The same check inside a transaction, where etcd takes 0 alone for the current one.
+pub(super) fn check_in_txn(request: &RangeRequest, current: i64, compacted: i64) -> Result<(), ApplyError> {
+    match request.revision {
+        0 => Ok(()),
+        wanted if wanted > current => Err(ApplyError::FutureRevision),
+        wanted if wanted < compacted => Err(ApplyError::Compacted),
+        _ => Ok(()),
+    }
+}
+
 pub(super) fn key_range(request: &RangeRequest) -> KeyRange<'_> {
     KeyRange::new(&request.key, &request.range_end)
 }
@@ -47,6 +57,16 @@ fn order(request: &RangeRequest) -> Option<(SortTarget, bool)> {
 pub(super) fn needs_values(request: &RangeRequest) -> bool {
     let by_value = order(request).is_some_and(|(target, _)| target == SortTarget::Value);
     !request.count_only && (!request.keys_only || by_value)
+}
+
+fn has_filters(request: &RangeRequest) -> bool {
+    let bounds = [
+        request.min_mod_revision,
+        request.max_mod_revision,
+        request.min_create_revision,
+        request.max_create_revision,
+    ];
+    bounds != [0; 4]
 }
 
 fn passes(request: &RangeRequest, kv: &KeyValue) -> bool {
@@ -75,8 +95,10 @@ pub(super) fn collect(
     let order = order(request);
     let limit = usize::try_from(request.limit).unwrap_or(0);
     let limit = if limit == 0 { usize::MAX } else { limit };
-    // Sorting has to see everything before it knows what is first.
-    let stop_at = if order.is_some() { usize::MAX } else { limit };
+    // Asked to sort or filter, everything is looked at. When the order is only implied by the
+    // target, etcd sorts the first keys up to the limit and one more, and so does this.
+    let looks_at_all = request.sort_order() != SortOrder::None || has_filters(request);
+    let stop_at = if looks_at_all { usize::MAX } else { limit.saturating_add(1) };
     let mut kvs: Vec<KeyValue> = Vec::new();
     let (mut count, mut more) = (0, false);
     while let Some((key, row)) = keys.next()? {
@@ -88,13 +110,12 @@ pub(super) fn collect(
         if !passes(request, &kv) {
             continue;
         }
+        kvs.push(kv);
         if kvs.len() == stop_at {
-            more = true;
             // Only counting from here.
             keys.skip_values();
-            continue;
+            more = true;
         }
-        kvs.push(kv);
     }
     if let Some((target, descending)) = order {
         kvs.sort_by(|a, b| {

@@ -53,7 +53,7 @@ fn everything(revision: i64) -> RangeRequest {
 }
 
 /// Makes random requests over few keys, so that they meet.
-struct Generator(StdRng);
+pub(super) struct Generator(pub(super) StdRng);
 
 impl Generator {
     fn key(&mut self) -> Bytes {
@@ -105,7 +105,7 @@ impl Generator {
         DeleteRangeRequest { key, range_end, prev_kv: self.0.random_bool(0.3) }
     }
 
-    fn range(&mut self, model: &Model) -> RangeRequest {
+    pub(super) fn range(&mut self, model: &Model) -> RangeRequest {
         let (key, range_end) = self.span();
         let mut request = RangeRequest { key, range_end, ..Default::default() };
         if self.0.random_bool(0.5) {
@@ -163,7 +163,7 @@ impl Generator {
         TxnRequest { compare: (0..compares).map(|_| self.compare(model)).collect(), success, failure }
     }
 
-    fn operation(&mut self, model: &Model) -> Operation {
+    pub(super) fn operation(&mut self, model: &Model) -> Operation {
         match self.0.random_range(0..40) {
             0..14 => Operation::Put(self.put()),
             14..18 => Operation::DeleteRange(self.delete()),
@@ -178,7 +178,7 @@ impl Generator {
 }
 
 /// The model does not follow the headers inside: they are checked on their own.
-fn without_headers(mut result: CommandResult) -> CommandResult {
+pub(super) fn without_headers(mut result: CommandResult) -> CommandResult {
     fn strip(response: &mut TxnResponse) {
         response.header = None;
         for operation in &mut response.responses {

@@ -98,7 +98,9 @@ struct Writes<'a> {
 impl<'a> Writes<'a> {
     /// # Errors
     /// `DuplicateKey` when one key would be written twice. The branches of a nested
-    /// transaction exclude each other and may overlap.
+    /// transaction exclude each other and may overlap. etcd overlooks some: a delete in a
+    /// later nested transaction, and one whose end is open. Its history then has two
+    /// changes of a key in one revision; here there is never more than one.
     fn of(operations: &'a [RequestOp]) -> Result<Writes<'a>, ApplyError> {
         let mut all = Writes::default();
         for operation in operations {
@@ -244,7 +246,8 @@ pub(crate) fn execute(pending: &mut Pending<'_>, operation: &Operation) -> Resul
         Operation::Txn(request) => {
             let mut path = Vec::new();
             writer.choose(request, &mut path)?;
-            writer.check_path(request, &mut path.iter())?;
+            writer.check_puts(request, &mut path.iter())?;
+            writer.check_ranges(request, &mut path.iter())?;
             CommandResult::Txn(writer.run(request, &mut path.iter())?)
         }
         Operation::Compact(request) => writer.compact(request.revision)?,
@@ -291,7 +294,7 @@ impl Writer<'_, '_> {
         self.pending.next_revision(0).main
     }
 
-    fn check_put(&mut self, request: &PutRequest) -> Result<(), ReadError> {
+    fn check_put(&self, request: &PutRequest) -> Result<(), ReadError> {
         if request.lease != 0 && self.pending.lease(request.lease).is_none() {
             return Err(ApplyError::LeaseNotFound.into());
         }
@@ -369,18 +372,27 @@ impl Writer<'_, '_> {
     }
 
     /// The checks that need state, of everything that will run: all of them before the
-    /// first write, so that a failure changes nothing.
-    fn check_path(&mut self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Result<(), ReadError> {
+    /// first write, so that a failure changes nothing. In etcd's order: puts, then ranges.
+    fn check_puts(&self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Result<(), ReadError> {
+        let succeeded = path.next().copied().unwrap_or_default();
+        for operation in branch(request, succeeded) {
+            match &operation.request {
+                Some(Request::RequestPut(request)) => self.check_put(request)?,
+                Some(Request::RequestTxn(nested)) => self.check_puts(nested, path)?,
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn check_ranges(&self, request: &TxnRequest, path: &mut std::slice::Iter<'_, bool>) -> Result<(), ApplyError> {
         let succeeded = path.next().copied().unwrap_or_default();
         let (current, compacted) = (self.pending.revision(), self.pending.state.compact_revision);
         for operation in branch(request, succeeded) {
             match &operation.request {
-                Some(Request::RequestPut(request)) => self.check_put(request)?,
-                Some(Request::RequestRange(request)) => {
-                    range::revision(request, current, compacted)?;
-                }
-                Some(Request::RequestTxn(nested)) => self.check_path(nested, path)?,
-                Some(Request::RequestDeleteRange(_)) | None => {}
+                Some(Request::RequestRange(request)) => range::check_in_txn(request, current, compacted)?,
+                Some(Request::RequestTxn(nested)) => self.check_ranges(nested, path)?,
+                _ => {}
             }
         }
         Ok(())
