@@ -59,9 +59,7 @@ impl Etcd {
         let revision = |header: Option<quorate_proto::etcd::ResponseHeader>| header.map_or(0, |h| h.revision);
         Ok(match operation.clone() {
             Operation::Put(request) => CommandResult::Put(kv.put(request).await?.into_inner()),
-            Operation::DeleteRange(request) => {
-                CommandResult::DeleteRange(kv.delete_range(request).await?.into_inner())
-            }
+            Operation::DeleteRange(request) => CommandResult::DeleteRange(kv.delete_range(request).await?.into_inner()),
             Operation::Txn(request) => CommandResult::Txn(kv.txn(request).await?.into_inner()),
             Operation::Compact(request) => {
                 let response = kv.compact(request).await?.into_inner();

@@ -123,14 +123,15 @@ impl Model {
         self.keys.entry(key.clone()).or_default().push((revision, kv));
     }
 
-    fn check_put(&self, request: &PutRequest) -> Result<(), ApplyError> {
-        if request.lease != 0 && !self.leases.contains(&request.lease) {
-            return Err(ApplyError::LeaseNotFound);
+    fn check_put(&self, request: &PutRequest, in_txn: bool) -> Result<(), ApplyError> {
+        let no_lease = request.lease != 0 && !self.leases.contains(&request.lease);
+        let no_key = (request.ignore_value || request.ignore_lease) && self.at(&request.key, self.revision).is_none();
+        match (no_lease, no_key) {
+            (false, false) => Ok(()),
+            (true, true) if in_txn => Err(ApplyError::KeyNotFound),
+            (true, _) => Err(ApplyError::LeaseNotFound),
+            (false, true) => Err(ApplyError::KeyNotFound),
         }
-        if (request.ignore_value || request.ignore_lease) && self.at(&request.key, self.revision).is_none() {
-            return Err(ApplyError::KeyNotFound);
-        }
-        Ok(())
     }
 
     fn put(&mut self, request: &PutRequest, next: i64) -> PutResponse {
@@ -218,7 +219,7 @@ impl Model {
         self.chosen(request, &mut chosen);
         for request in &chosen {
             if let Request::RequestPut(request) = request {
-                self.check_put(request)?;
+                self.check_put(request, true)?;
             }
         }
         for request in &chosen {
@@ -241,7 +242,9 @@ impl Model {
         let mut responses = Vec::new();
         for operation in branch {
             let response = match operation.request.as_ref().expect("an operation") {
-                Request::RequestRange(request) => Response::ResponseRange(self.range(request, next, before.revision)?),
+                Request::RequestRange(request) => {
+                    Response::ResponseRange(self.range(request, next, before.revision)?)
+                }
                 Request::RequestPut(request) => Response::ResponsePut(self.put(request, next)),
                 Request::RequestDeleteRange(request) => Response::ResponseDeleteRange(self.delete(request, next)),
                 Request::RequestTxn(request) => Response::ResponseTxn(self.txn(before, request, next)?),
@@ -277,7 +280,7 @@ impl Model {
         super::check(operation)?;
         Ok(match operation {
             Operation::Put(request) => {
-                self.check_put(request)?;
+                self.check_put(request, false)?;
                 CommandResult::Put(self.put(request, next))
             }
             Operation::DeleteRange(request) => CommandResult::DeleteRange(self.delete(request, next)),

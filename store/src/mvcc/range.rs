@@ -60,12 +60,8 @@ pub(super) fn needs_values(request: &RangeRequest) -> bool {
 }
 
 fn has_filters(request: &RangeRequest) -> bool {
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let bounds =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     bounds != [0; 4]
 }
 

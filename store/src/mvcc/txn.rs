@@ -239,7 +239,8 @@ pub(crate) fn execute(pending: &mut Pending<'_>, operation: &Operation) -> Resul
     let mut writer = Writer { changes: 0, pending };
     let result = match operation {
         Operation::Put(request) => {
-            writer.check_put(request)?;
+            writer.check_lease(request)?;
+            writer.check_previous(request)?;
             CommandResult::Put(writer.put(request)?)
         }
         Operation::DeleteRange(request) => CommandResult::DeleteRange(writer.delete(request)?),
@@ -294,10 +295,12 @@ impl Writer<'_, '_> {
         self.pending.next_revision(0).main
     }
 
-    fn check_put(&self, request: &PutRequest) -> Result<(), ReadError> {
-        if request.lease != 0 && self.pending.lease(request.lease).is_none() {
-            return Err(ApplyError::LeaseNotFound.into());
-        }
+    fn check_lease(&self, request: &PutRequest) -> Result<(), ApplyError> {
+        let missing = request.lease != 0 && self.pending.lease(request.lease).is_none();
+        if missing { Err(ApplyError::LeaseNotFound) } else { Ok(()) }
+    }
+
+    fn check_previous(&self, request: &PutRequest) -> Result<(), ReadError> {
         let needed = request.ignore_value || request.ignore_lease;
         if needed && self.pending.get(&request.key)?.is_none() {
             return Err(ApplyError::KeyNotFound.into());
@@ -377,7 +380,11 @@ impl Writer<'_, '_> {
         let succeeded = path.next().copied().unwrap_or_default();
         for operation in branch(request, succeeded) {
             match &operation.request {
-                Some(Request::RequestPut(request)) => self.check_put(request)?,
+                // Not in the order of a put that stands alone: as etcd.
+                Some(Request::RequestPut(request)) => {
+                    self.check_previous(request)?;
+                    self.check_lease(request)?;
+                }
                 Some(Request::RequestTxn(nested)) => self.check_puts(nested, path)?,
                 _ => {}
             }
