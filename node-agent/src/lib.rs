@@ -18,4 +18,4 @@ pub mod volume;
 
 pub use agent::{AgentError, run, run_with_client};
 pub use config::{Config, ConfigError, Runtime};
-pub use preflight::PreflightError;
+pub use preflight::{PreflightError, check as preflight};
