@@ -192,7 +192,8 @@ mod tests {
         check(|config| config.election_timeout_min = config.heartbeat, "election_timeout_min");
         check(|config| config.election_timeout_max = config.election_timeout_min, "election_timeout_max");
         check(|config| config.initial_cluster = vec![("b".into(), "127.0.0.1:1".into())], "\"a\"");
-        let twice = |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];
+        let twice =
+            |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];
         check(twice, "initial_cluster");
     }
 

@@ -25,6 +25,7 @@ use self::propose::Proposer;
 use self::read_index::ReadIndex;
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
+use crate::fs::{self, Disk};
 use crate::mvcc::Engine;
 use crate::peer::{Identity, Peers};
 use crate::raft::{Raft, Role};
@@ -64,6 +65,9 @@ struct Inner {
     leases: Arc<Leases>,
     leaders: Leaders,
     leadership: watch::Receiver<Option<Fence>>,
+    /// Closes the client port, which ends before everything it needs.
+    port: CancellationToken,
+    port_tasks: TaskTracker,
     cancel: CancellationToken,
     tasks: TaskTracker,
     _lock: identity::Lock,
@@ -109,7 +113,15 @@ impl Store {
     /// # Errors
     /// Names the file, the address or the setting that stands in the way.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        start::start(config).await
+        start::start(config, fs::real()).await
+    }
+
+    /// As [`Store::start`], with the log on `disk`.
+    ///
+    /// # Errors
+    /// As [`Store::start`].
+    pub async fn start_on(config: Config, disk: Arc<dyn Disk>) -> Result<Self, StartError> {
+        start::start(config, disk).await
     }
 
     /// Where peers connect.
@@ -251,6 +263,11 @@ impl Store {
         if let Err(error) = self.transfer_leadership().await {
             tracing::info!(%error, "closing without handing leadership over");
         }
+        self.inner.port.cancel();
+        self.inner.port_tasks.close();
+        if tokio::time::timeout(CLOSE_TIMEOUT, self.inner.port_tasks.wait()).await.is_err() {
+            tracing::warn!("closing although some clients have not ended");
+        }
         self.inner.cancel.cancel();
         self.inner.tasks.close();
         if tokio::time::timeout(CLOSE_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
@@ -274,10 +291,10 @@ impl Store {
         self.inner.header(revision)
     }
 
+    /// Cancelled when clients have to go.
     pub(crate) fn closing(&self) -> CancellationToken {
-        self.inner.cancel.clone()
+        self.inner.port.clone()
     }
-
 
     pub(crate) fn leaders(&self) -> Leaders {
         self.inner.leaders.clone()

@@ -93,7 +93,11 @@ async fn connection(
     }
 }
 
-async fn requests(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static, router: Router, cancel: CancellationToken) {
+async fn requests(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    router: Router,
+    cancel: CancellationToken,
+) {
     let service = router.map_request(|request: http::Request<Incoming>| request.map(Body::new));
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder

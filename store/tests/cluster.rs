@@ -2,6 +2,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,9 +11,9 @@ use quorate_proto::etcd::{
     CompactionRequest, LeaseGrantRequest, PutRequest, RangeRequest, TxnRequest, WatchCreateRequest,
 };
 use quorate_proto::fence::Fence;
-use quorate_store::StoreError;
+use quorate_store::{Config, Store, StoreError};
 
-use self::common::{Cluster, put, value_of};
+use self::common::{Cluster, put, value_of, wait};
 
 #[test]
 fn a_cluster_of_one_serves_and_comes_back() {
@@ -36,7 +38,11 @@ fn every_member_takes_writes_and_all_hold_the_same() {
     }
     for member in 0..3 {
         let count = cluster.on(member, async |store| {
-            let everything = RangeRequest { key: Bytes::from_static(b"from-"), range_end: Bytes::from_static(b"from."), ..Default::default() };
+            let everything = RangeRequest {
+                key: Bytes::from_static(b"from-"),
+                range_end: Bytes::from_static(b"from."),
+                ..Default::default()
+            };
             store.range(everything).await.unwrap().count
         });
         assert_eq!(count, 3, "linearizable on member {member}");
@@ -83,7 +89,12 @@ fn acknowledged_writes_survive_the_end_of_all_members() {
     }
     cluster.wait_for_leader();
     let count = cluster.on(1, async |store| {
-        let everything = RangeRequest { key: Bytes::from_static(b"k"), range_end: Bytes::from_static(b"l"), count_only: true, ..Default::default() };
+        let everything = RangeRequest {
+            key: Bytes::from_static(b"k"),
+            range_end: Bytes::from_static(b"l"),
+            count_only: true,
+            ..Default::default()
+        };
         store.range(everything).await.unwrap().count
     });
     assert_eq!(count, 50);
@@ -181,7 +192,8 @@ fn leases_end_and_are_renewed_through_any_member() {
         let short = store.lease_grant(LeaseGrantRequest { ttl: 2, id: 0 }).await.unwrap().id;
         let long = store.lease_grant(LeaseGrantRequest { ttl: 60, id: 77 }).await.unwrap().id;
         for (key, lease) in [("short", short), ("long", long)] {
-            let request = PutRequest { key: Bytes::from(key), value: Bytes::from_static(b"x"), lease, ..Default::default() };
+            let request =
+                PutRequest { key: Bytes::from(key), value: Bytes::from_static(b"x"), lease, ..Default::default() };
             store.put(request).await.unwrap();
         }
         (short, long)
@@ -225,4 +237,70 @@ fn a_member_that_missed_the_log_gets_a_snapshot() {
     let value = cluster.on(away, async |store| value_of(&store, "k7").await);
     assert_eq!(value.as_deref(), Some("5"));
     cluster.wait_for_equal_hashes();
+}
+
+#[test]
+fn acknowledged_writes_survive_power_losses() {
+    let seed: u64 = std::env::var("SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    eprintln!("replay with SEED={seed}");
+    let mut cluster = Cluster::start_in_memory(3);
+    let mut acknowledged = 0;
+    for round in 0..5 {
+        cluster.wait_for_leader();
+        for member in 0..3 {
+            let from = acknowledged;
+            cluster.on(member, async move |store| {
+                let writes = (from..from + 20).map(|number| {
+                    let store = store.clone();
+                    async move { put(&store, &format!("k{number:04}"), "v").await }
+                });
+                futures::future::join_all(writes).await;
+            });
+            acknowledged += 20;
+        }
+        cluster.power_loss(seed ^ round);
+        let count = cluster.on(usize::try_from(round).unwrap() % 3, async |store| {
+            let request = RangeRequest {
+                key: Bytes::from_static(b"k"),
+                range_end: Bytes::from_static(b"l"),
+                count_only: true,
+                ..Default::default()
+            };
+            store.range(request).await.unwrap().count
+        });
+        assert_eq!(count, acknowledged, "round {round}");
+        cluster.wait_for_equal_hashes();
+    }
+}
+
+#[test]
+fn the_client_port_answers_monitoring() {
+    let cluster = Cluster::start_with(1, |config| config.listen_client = Some(([127, 0, 0, 1], 0).into()));
+    cluster.wait_for_leader();
+    let ask = |path: &str| {
+        let mut stream = TcpStream::connect(cluster.client_address(0)).unwrap();
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    let health = ask("/health");
+    assert!(health.starts_with("HTTP/1.1 200") && health.ends_with(r#"{"health":"true","reason":""}"#), "{health}");
+    assert!(ask("/version").contains(r#""etcdserver":"3.7.0""#));
+    assert!(ask("/metrics").starts_with("HTTP/1.1 404"), "this process keeps no metrics");
+}
+
+#[test]
+fn a_directory_of_another_member_is_refused_by_name() {
+    let cluster = Cluster::start(1);
+    let directory = tempfile::tempdir().unwrap();
+    let start = |name: &str| {
+        let config = Config::new(name, directory.path());
+        cluster.on(0, async move |_| Store::start(config).await)
+    };
+    let first = start("a").unwrap();
+    let locked = start("a").err().unwrap().to_string();
+    assert!(locked.contains("LOCK"), "{locked}");
+    cluster.on(0, async move |_| first.shutdown().await);
+    wait("the end of the first", || start("b").err().filter(|error| error.to_string().contains("member.json")));
 }

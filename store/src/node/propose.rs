@@ -91,7 +91,11 @@ impl Proposer {
     /// # Errors
     /// `Refused` when it was applied and refused; `Timeout` and `LeaderFailed` when its
     /// outcome is not known.
-    pub(crate) async fn propose(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
+    pub(crate) async fn propose(
+        &self,
+        operation: Operation,
+        fence: Option<Fence>,
+    ) -> Result<CommandResult, StoreError> {
         let id = RequestId {
             client: self.client,
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed),

@@ -4,10 +4,10 @@ use std::future::Future;
 
 use metrics::{counter, gauge};
 use quorate_proto::etcd::{
-    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, HashKvResponse,
-    LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest,
-    LeaseRevokeResponse, LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse, WatchCreateRequest,
+    CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, HashKvResponse, LeaseGrantRequest,
+    LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
+    LeaseStatus, LeaseTimeToLiveRequest, LeaseTimeToLiveResponse, PutRequest, PutResponse, RangeRequest, RangeResponse,
+    ResponseHeader, TxnRequest, TxnResponse, WatchCreateRequest,
 };
 use quorate_proto::fence::Fence;
 use quorate_proto::raft as wire;
@@ -102,9 +102,7 @@ impl Store {
     /// As [`Store::put`].
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, StoreError> {
         match self.write(Operation::Compact(request), None).await? {
-            CommandResult::Compact { revision } => {
-                Ok(CompactionResponse { header: Some(self.header(revision)) })
-            }
+            CommandResult::Compact { revision } => Ok(CompactionResponse { header: Some(self.header(revision)) }),
             other => wrong_kind(&other),
         }
     }
@@ -129,9 +127,7 @@ impl Store {
     /// As [`Store::put`].
     pub async fn lease_revoke(&self, request: LeaseRevokeRequest) -> Result<LeaseRevokeResponse, StoreError> {
         match self.write(Operation::LeaseRevoke { id: request.id }, None).await? {
-            CommandResult::LeaseRevoke { revision } => {
-                Ok(LeaseRevokeResponse { header: Some(self.header(revision)) })
-            }
+            CommandResult::LeaseRevoke { revision } => Ok(LeaseRevokeResponse { header: Some(self.header(revision)) }),
             other => wrong_kind(&other),
         }
     }
@@ -269,8 +265,7 @@ impl Store {
                     settled => return settled,
                 }
             } else if let Some((id, address)) = &leader.member {
-                let request =
-                    wire::LeaseRequest { origin: Some(self.inner.peers.origin(*id)), ..Default::default() };
+                let request = wire::LeaseRequest { origin: Some(self.inner.peers.origin(*id)), ..Default::default() };
                 match self.inner.peers.client(*id, address, Lane::Forward) {
                     Ok(client) => match tokio::time::timeout_at(deadline, there(request, client)).await {
                         Ok(Ok(answer)) => return Ok(answer),

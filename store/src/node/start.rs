@@ -18,20 +18,21 @@ use super::read_index::ReadIndex;
 use super::{Inner, Store, identity, upkeep};
 use crate::config::Config;
 use crate::error::StartError;
+use crate::fs::Disk;
 use crate::peer::{Identity, MAX_MESSAGE_BYTES, PeerService, Peers, Presence};
 use crate::raft::snapshot::Area;
 use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
-use crate::{apply, fs, mvcc, rpc, serve, wal};
+use crate::{apply, mvcc, rpc, serve, wal};
 
-pub(super) async fn start(config: Config) -> Result<Store, StartError> {
+pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, StartError> {
     config.validate()?;
     let lock = identity::lock(&config.data_dir)?;
     let known = identity::load_or_create(&config)?;
 
     let mut log_config = wal::Config::new(config.data_dir.join("wal"));
     log_config.segment_size_bytes = config.log_segment_bytes;
-    let (wal, recovered) = Wal::open(log_config, fs::real())?;
+    let (wal, recovered) = Wal::open(log_config, disk)?;
     if recovered.truncated_tail {
         tracing::info!("cut off a record of the log that was being written when the process ended");
     }
@@ -62,8 +63,7 @@ pub(super) async fn start(config: Config) -> Result<Store, StartError> {
     let waiters = Arc::new(Waiters::default());
     let leases = Leases::new(Arc::clone(&engine));
     let area_path = config.data_dir.join("transfer");
-    let area = Area::open(area_path.clone())
-        .map_err(|source| StartError::Directory { path: area_path, source })?;
+    let area = Area::open(area_path.clone()).map_err(|source| StartError::Directory { path: area_path, source })?;
     let machine = StateMachine::new(machine, Arc::clone(&area), Arc::clone(&waiters), Arc::clone(&leases));
     let applied = machine.watch_applied();
 
@@ -136,8 +136,10 @@ pub(super) async fn start(config: Config) -> Result<Store, StartError> {
         leases,
         leaders,
         leadership,
-        cancel: cancel.clone(),
-        tasks: tasks.clone(),
+        port: cancel.child_token(),
+        port_tasks: TaskTracker::new(),
+        cancel,
+        tasks,
         config,
         _lock: lock,
     });
@@ -146,7 +148,8 @@ pub(super) async fn start(config: Config) -> Result<Store, StartError> {
     let store = Store { inner };
     if let Some(listener) = client_listener {
         let tls = server_tls(store.inner.config.client_tls.as_ref())?;
-        tasks.spawn(serve::serve(listener, tls, rpc::router(&store), tasks.clone(), cancel));
+        let (tasks, closed) = (store.inner.port_tasks.clone(), store.inner.port.clone());
+        tasks.spawn(serve::serve(listener, tls, rpc::router(&store), tasks.clone(), closed));
     }
     Ok(store)
 }

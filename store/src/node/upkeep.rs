@@ -10,8 +10,8 @@ use quorate_proto::fence::Fence;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::leadership::{self, Leader};
 use super::Inner;
+use super::leadership::{self, Leader};
 use crate::command::Operation;
 use crate::error::StoreError;
 use crate::raft::{Role, View};
@@ -29,15 +29,15 @@ const CHECKPOINT_TICK: Duration = Duration::from_secs(60);
 /// How often the length of the log is looked at.
 const LOG_TICK: Duration = Duration::from_secs(5);
 
+/// A log of more segments than this goes down to what the state machine needs: a member
+/// that lags is then sent files.
+const MAX_SEGMENTS: u64 = 16;
+
 /// After a hand-over because of a stalled disk, before the next.
 const STALL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Starts the tasks. They hold the member only while they run.
-pub(super) fn spawn(
-    inner: &Arc<Inner>,
-    leaders: watch::Sender<Arc<Leader>>,
-    fences: watch::Sender<Option<Fence>>,
-) {
+pub(super) fn spawn(inner: &Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: watch::Sender<Option<Fence>>) {
     inner.tasks.spawn(lead(Arc::clone(inner), leaders, fences));
     inner.tasks.spawn(guard(Arc::clone(inner)));
     for task in [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes] {
@@ -211,9 +211,19 @@ async fn shorten_log(inner: &Inner) {
     gauge!("etcd_mvcc_db_total_size_in_bytes").set(number(inner.engine.size_bytes()));
     gauge!("etcd_mvcc_db_total_size_in_use_in_bytes").set(number(inner.engine.size_in_use_bytes()));
     let view = inner.raft.view();
-    if view.applied.index >= view.snapshot.saturating_add(inner.config.replay_entries) {
+    let large = log_bytes(inner) > MAX_SEGMENTS * inner.config.log_segment_bytes;
+    let behind = view.applied.index.saturating_sub(view.snapshot);
+    if behind >= inner.config.replay_entries || (large && behind > 0) {
         inner.raft.make_snapshot().await;
     }
+    if large && view.snapshot > view.purged {
+        inner.raft.purge_log(view.snapshot).await;
+    }
+}
+
+fn log_bytes(inner: &Inner) -> u64 {
+    let Ok(files) = std::fs::read_dir(inner.config.data_dir.join("wal")) else { return 0 };
+    files.flatten().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
 /// Tells the cluster where clients reach this member, once somebody leads.

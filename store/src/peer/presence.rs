@@ -209,11 +209,7 @@ fn reign_of(view: &View) -> Option<Reign> {
 
 /// The place of `own` among the voters that survive `gone`; none for a learner.
 fn turn(view: &View, own: u64, gone: u64) -> Option<u32> {
-    let place = view
-        .members
-        .iter()
-        .filter(|(id, (_, votes))| *votes && **id != gone)
-        .position(|(id, _)| *id == own)?;
+    let place = view.members.iter().filter(|(id, (_, votes))| *votes && **id != gone).position(|(id, _)| *id == own)?;
     u32::try_from(place).ok()
 }
 

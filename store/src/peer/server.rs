@@ -67,10 +67,7 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(answers)))
     }
 
-    async fn heartbeat(
-        &self,
-        request: Request<wire::AppendRequest>,
-    ) -> Result<Response<wire::AppendResponse>, Status> {
+    async fn heartbeat(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
         self.raft.heartbeat(request).await.map(Response::new).map_err(refused)

@@ -27,8 +27,8 @@ use tokio::sync::watch;
 
 pub(crate) use self::network::Factory;
 pub(crate) use self::state_machine::{Applied, StateMachine, Waiters};
-pub(crate) use self::types::{Node, Proposal};
 use self::types::{DecodeError, Types};
+pub(crate) use self::types::{Node, Proposal};
 use crate::wal::Wal;
 
 /// Entries of one message and of one write: the largest batch the library makes.
@@ -140,8 +140,7 @@ impl Raft {
     ) -> io::Result<Self> {
         let config = config(timing).validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let log = log_store::LogStore::new(wal);
-        let core =
-            openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
+        let core = openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
         Ok(Self { core })
     }
 
@@ -208,6 +207,12 @@ impl Raft {
     pub(crate) async fn make_snapshot(&self) {
         // Stopped: the log stays as it is.
         let _ = self.core.trigger().snapshot().await;
+    }
+
+    /// Lets the log go up to `index`, which a snapshot covers.
+    pub(crate) async fn purge_log(&self, index: u64) {
+        // Stopped: the log stays as it is.
+        let _ = self.core.trigger().purge_log(index).await;
     }
 
     pub(crate) async fn shutdown(&self) {
@@ -284,10 +289,9 @@ impl Raft {
             .map_err(|fatal| MessageError::Stopped(fatal.to_string()))?;
         Ok(match answer {
             Ok(()) => wire::TransferLeaderResponse::default(),
-            Err(TransferLeaderError::VoteChanged { actual, .. }) => wire::TransferLeaderResponse {
-                actual_vote: Some(types::vote_to_wire(&actual)),
-                ..Default::default()
-            },
+            Err(TransferLeaderError::VoteChanged { actual, .. }) => {
+                wire::TransferLeaderResponse { actual_vote: Some(types::vote_to_wire(&actual)), ..Default::default() }
+            }
             Err(TransferLeaderError::LogNotFlushed { actual, .. }) => wire::TransferLeaderResponse {
                 log_not_flushed: true,
                 actual_log_id: actual.as_ref().map(types::log_id_to_wire),

@@ -94,13 +94,22 @@ impl Connection {
         self.peers.origin(self.target)
     }
 
-    async fn heartbeat(&self, request: AppendEntriesRequest<Types>, limit: Duration) -> Result<StreamAppendResult<Types>, RpcError> {
+    async fn heartbeat(
+        &self,
+        request: AppendEntriesRequest<Types>,
+        limit: Duration,
+    ) -> Result<StreamAppendResult<Types>, RpcError> {
         let mut client = self.client(Lane::Control)?;
         let answer = within(limit, client.heartbeat(types::append_to_wire(self.origin(), &request))).await?;
         types::append_result_from_wire(answer).map_err(garbled)
     }
 
-    async fn ballot(&self, request: VoteRequest<Types>, pre: bool, limit: Duration) -> Result<VoteResponse<Types>, RpcError> {
+    async fn ballot(
+        &self,
+        request: VoteRequest<Types>,
+        pre: bool,
+        limit: Duration,
+    ) -> Result<VoteResponse<Types>, RpcError> {
         let mut client = self.client(Lane::Control)?;
         let message = wire::VoteRequest {
             origin: Some(self.origin()),
@@ -166,15 +175,17 @@ impl RaftNetworkV2<Types> for Connection {
         S: Stream<Item = AppendEntriesRequest<Types>> + OptionalSend + Unpin + 'static,
     {
         Box::pin(async move {
+            // Taken before anything is dialled: the library waits in here after a failure.
+            let Some(first) = input.next().await else { return Ok(stream::empty().boxed()) };
             if self.purpose == Purpose::Heartbeats {
                 // The library sends one heartbeat per stream: a plain call does.
-                let Some(request) = input.next().await else { return Ok(stream::empty().boxed()) };
-                let answer = self.heartbeat(request, option.hard_ttl()).await?;
+                let answer = self.heartbeat(first, option.hard_ttl()).await?;
                 return Ok(stream::once(async { Ok(answer) }).boxed());
             }
             let mut client = self.client(Lane::Entries)?;
             let origin = self.origin();
-            let outbound = input.map(move |request| types::append_to_wire(origin, &request));
+            let outbound =
+                stream::once(async { first }).chain(input).map(move |request| types::append_to_wire(origin, &request));
             let answers = within(option.hard_ttl(), client.append(outbound)).await?;
             let inbound = answers.map(|answer| match answer {
                 Ok(answer) => types::append_result_from_wire(answer).map_err(garbled),

@@ -85,7 +85,12 @@ pub(crate) struct StateMachine {
 }
 
 impl StateMachine {
-    pub(crate) fn new(machine: apply::StateMachine, area: Arc<Area>, waiters: Arc<Waiters>, leases: Arc<Leases>) -> Self {
+    pub(crate) fn new(
+        machine: apply::StateMachine,
+        area: Arc<Area>,
+        waiters: Arc<Waiters>,
+        leases: Arc<Leases>,
+    ) -> Self {
         let applied = machine.applied().map(|id| Applied { index: id.index, term: id.term }).unwrap_or_default();
         Self { machine, area, waiters, leases, applied: watch::Sender::new(applied), announced: false }
     }

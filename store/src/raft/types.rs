@@ -203,10 +203,8 @@ pub(crate) fn decode_stored(bytes: Option<Bytes>) -> Result<StoredMembershipOf<T
 
 /// What a membership entry leaves in the state machine: it knows its own place in the log.
 pub(crate) fn encode_stored(id: LogIdOf<Types>, membership: &Membership<u64, Node>) -> Bytes {
-    let stored = wire::StoredMembership {
-        log_id: Some(log_id_to_wire(&id)),
-        membership: Some(membership_to_wire(membership)),
-    };
+    let stored =
+        wire::StoredMembership { log_id: Some(log_id_to_wire(&id)), membership: Some(membership_to_wire(membership)) };
     stored.encode_to_vec().into()
 }
 

@@ -23,9 +23,7 @@ pub(super) fn router(store: &Store) -> Router {
 async fn health(State(store): State<Store>) -> Response {
     let (status, body) = match store.read_index().await {
         Ok(_) => (StatusCode::OK, json!({ "health": "true", "reason": "" })),
-        Err(error) => {
-            (StatusCode::SERVICE_UNAVAILABLE, json!({ "health": "false", "reason": error.to_string() }))
-        }
+        Err(error) => (StatusCode::SERVICE_UNAVAILABLE, json!({ "health": "false", "reason": error.to_string() })),
     };
     (status, Json(body)).into_response()
 }

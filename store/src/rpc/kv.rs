@@ -29,10 +29,7 @@ impl Service for Kv {
         answer(self.0.range(request.into_inner()).await)
     }
 
-    async fn range_stream(
-        &self,
-        request: Request<RangeRequest>,
-    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+    async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
         admit(&self.0, request.metadata())?;
         let request = request.into_inner();
         if !in_key_order(&request) || filtered(&request) {
@@ -81,12 +78,8 @@ fn in_key_order(request: &RangeRequest) -> bool {
 }
 
 fn filtered(request: &RangeRequest) -> bool {
-    let bounds = [
-        request.min_mod_revision,
-        request.max_mod_revision,
-        request.min_create_revision,
-        request.max_create_revision,
-    ];
+    let bounds =
+        [request.min_mod_revision, request.max_mod_revision, request.min_create_revision, request.max_create_revision];
     bounds.iter().any(|bound| *bound != 0)
 }
 

@@ -19,10 +19,7 @@ pub(super) struct Lease(pub(super) Store);
 impl Service for Lease {
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
 
-    async fn lease_grant(
-        &self,
-        request: Request<LeaseGrantRequest>,
-    ) -> Result<Response<LeaseGrantResponse>, Status> {
+    async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
         admit(&self.0, request.metadata())?;
         answer(self.0.lease_grant(request.into_inner()).await)
     }

@@ -15,9 +15,7 @@ impl From<StoreError> for Status {
             }
             StoreError::TooManyRequests => (Code::ResourceExhausted, prefixed(&error)),
             StoreError::TooLarge => (Code::InvalidArgument, prefixed(&error)),
-            StoreError::Unsupported(what) => {
-                (Code::Unimplemented, format!("quorate: {what} is not supported yet"))
-            }
+            StoreError::Unsupported(what) => (Code::Unimplemented, format!("quorate: {what} is not supported yet")),
             StoreError::Engine(source) => (Code::Internal, format!("quorate: {error}: {source}")),
         };
         Status::new(code, text)
@@ -58,11 +56,7 @@ mod tests {
         };
         check(ApplyError::EmptyKey.into(), Code::InvalidArgument, "etcdserver: key is not provided");
         check(ApplyError::TooManyOps.into(), Code::InvalidArgument, "etcdserver: too many operations in txn request");
-        check(
-            ApplyError::Compacted.into(),
-            Code::OutOfRange,
-            "etcdserver: mvcc: required revision has been compacted",
-        );
+        check(ApplyError::Compacted.into(), Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted");
         check(ApplyError::LeaseNotFound.into(), Code::NotFound, "etcdserver: requested lease not found");
         check(ApplyError::LeaseExists.into(), Code::FailedPrecondition, "etcdserver: lease already exists");
         check(ApplyError::FenceNotCurrent.into(), Code::FailedPrecondition, "quorate: fence is no longer current");

@@ -260,8 +260,7 @@ impl Feed {
             };
             let ended = response.canceled;
             let revision = response.header.as_ref().map_or_else(|| self.store.revision(), |header| header.revision);
-            let response =
-                WatchResponse { header: Some(self.store.header(revision)), watch_id: self.id, ..response };
+            let response = WatchResponse { header: Some(self.store.header(revision)), watch_id: self.id, ..response };
             let sent = tokio::select! {
                 () = cancel.cancelled() => return,
                 sent = self.queue.send(Ok(response)) => sent,

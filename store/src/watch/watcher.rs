@@ -31,7 +31,10 @@ pub struct Watcher {
     without_puts: bool,
     without_deletes: bool,
     prev_kv: bool,
+    /// The revision that was asked for; 0 is whatever comes next.
     start: i64,
+    /// Whether the start was found to be in the history.
+    begun: bool,
     /// Every event before this revision was handed out.
     cursor: i64,
     progress_wanted: bool,
@@ -56,7 +59,8 @@ impl Watcher {
             key: if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key },
             range_end: request.range_end,
             prev_kv: request.prev_kv,
-            start,
+            start: request.start_revision.max(0),
+            begun: false,
             cursor: start,
             progress_wanted: false,
             ended: false,
@@ -69,6 +73,13 @@ impl Watcher {
     /// Events of one revision come in one response. Cancel-safe: what is not handed out
     /// comes with the next call.
     pub async fn next(&mut self) -> Option<WatchResponse> {
+        if !self.begun {
+            self.begun = true;
+            // Said of a compacted start even while memory still holds its events.
+            if self.start > 0 && self.start < self.hub.engine().compact_revision() {
+                return Some(self.compacted());
+            }
+        }
         while !self.ended {
             // Marked as seen before looking, so that nothing published later is overlooked.
             self.published.borrow_and_update();
@@ -129,19 +140,21 @@ impl Watcher {
                 self.cursor = self.cursor.max(upto + 1);
                 (!events.is_empty()).then(|| self.response(current, events))
             }
-            Ok(Err(ReadError::Apply(ApplyError::Compacted))) => {
-                self.ended = true;
-                let mut response = self.response(self.hub.engine().revision(), Vec::new());
-                response.canceled = true;
-                response.compact_revision = self.hub.engine().compact_revision();
-                Some(response)
-            }
+            Ok(Err(ReadError::Apply(ApplyError::Compacted))) => Some(self.compacted()),
             Ok(Err(error)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a watch cannot read history");
                 self.cancel("the change log cannot be read")
             }
             Err(_) => self.cancel("etcdserver: server stopped"),
         }
+    }
+
+    fn compacted(&mut self) -> WatchResponse {
+        self.ended = true;
+        let mut response = self.response(self.hub.engine().revision(), Vec::new());
+        response.canceled = true;
+        response.compact_revision = self.hub.engine().compact_revision();
+        response
     }
 
     fn cancel(&mut self, reason: &str) -> Option<WatchResponse> {

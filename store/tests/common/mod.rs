@@ -1,11 +1,17 @@
 //! Clusters in this process: one runtime per member, so that a member can be killed.
 
+#![allow(dead_code, reason = "not every test program asks for everything")]
+
+use std::fs;
 use std::net::{SocketAddr, TcpListener};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_proto::etcd::{PutRequest, RangeRequest};
 use quorate_proto::fence::Fence;
+use quorate_store::fs::Memory;
 use quorate_store::{Config, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -20,6 +26,8 @@ pub(crate) struct Cluster {
 
 struct Member {
     config: Config,
+    /// The log's disk, when it is not the machine's.
+    disk: Option<Memory>,
     running: Option<(Runtime, Store)>,
 }
 
@@ -29,7 +37,16 @@ impl Cluster {
     }
 
     pub(crate) fn start_with(size: usize, change: impl Fn(&mut Config)) -> Self {
-        let _ = tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::from_default_env()).with_test_writer().try_init();
+        let mut cluster = Self::prepare(size, change);
+        cluster.revive_all();
+        cluster
+    }
+
+    fn prepare(size: usize, change: impl Fn(&mut Config)) -> Self {
+        let _ = tracing_subscriber::fmt()
+            .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
+            .with_test_writer()
+            .try_init();
         let directory = tempfile::tempdir().unwrap();
         let addresses = free_addresses(size);
         let names: Vec<(String, String)> =
@@ -44,14 +61,31 @@ impl Cluster {
                 config.initial_cluster = names.clone();
                 config.log_segment_bytes = 1 << 20;
                 change(&mut config);
-                Member { config, running: None }
+                Member { config, disk: None, running: None }
             })
             .collect();
-        let mut cluster = Self { members, _directory: directory };
-        for member in 0..size {
-            cluster.revive(member);
+        Self { members, _directory: directory }
+    }
+
+    /// With logs on disks in memory, which can lose their power.
+    pub(crate) fn start_in_memory(size: usize) -> Self {
+        let mut cluster = Self::prepare(size, |_| {});
+        for member in &mut cluster.members {
+            member.disk = Some(Memory::new());
         }
+        cluster.revive_all();
         cluster
+    }
+
+    fn revive_all(&mut self) {
+        for member in 0..self.members.len() {
+            self.revive(member);
+        }
+    }
+
+    /// Where clients reach a running member.
+    pub(crate) fn client_address(&self, member: usize) -> SocketAddr {
+        self.members[member].running.as_ref().unwrap().1.client_address().unwrap()
     }
 
     /// Starts a member that is not running from its files.
@@ -59,8 +93,33 @@ impl Cluster {
         let member = &mut self.members[member];
         assert!(member.running.is_none());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let store = runtime.block_on(Store::start(member.config.clone())).unwrap();
+        let store = match member.disk.clone() {
+            Some(disk) => runtime.block_on(Store::start_on(member.config.clone(), Arc::new(disk))),
+            None => runtime.block_on(Store::start(member.config.clone())),
+        };
+        let store = store.unwrap();
         member.running = Some((runtime, store));
+    }
+
+    /// All members lose their power: at one moment their disks forget what was not synced,
+    /// and the state machines what was not flushed. Only for logs in memory.
+    pub(crate) fn power_loss(&mut self, seed: u64) {
+        let after: Vec<Memory> = self.members.iter().map(|member| member.disk.as_ref().unwrap().crash(seed)).collect();
+        for (member, disk) in self.members.iter_mut().zip(after) {
+            let data = member.config.data_dir.join("db");
+            let kept = member.config.data_dir.join("kept");
+            copy_files(&data, &kept);
+            member.disk = Some(disk);
+        }
+        for number in 0..self.members.len() {
+            self.kill(number);
+            let directory = &self.members[number].config.data_dir;
+            fs::remove_dir_all(directory.join("db")).unwrap();
+            fs::rename(directory.join("kept"), directory.join("db")).unwrap();
+        }
+        for number in 0..self.members.len() {
+            self.revive(number);
+        }
     }
 
     /// Ends a member between any two of its steps, without a word to anybody.
@@ -83,13 +142,16 @@ impl Cluster {
 
     /// The member that may act as leader.
     pub(crate) fn wait_for_leader(&self) -> usize {
-        wait("a leader", || self.running().find(|(_, store)| store.leadership().borrow().is_some()).map(|(number, _)| number))
+        wait("a leader", || {
+            self.running().find(|(_, store)| store.leadership().borrow().is_some()).map(|(number, _)| number)
+        })
     }
 
     /// Waits until every running member has applied the same and holds the same.
     pub(crate) fn wait_for_equal_hashes(&self) {
         wait("equal hashes", || {
-            let mut hashes: Vec<_> = self.running().map(|(_, store)| (store.status().hash_index, store.status().hash)).collect();
+            let mut hashes: Vec<_> =
+                self.running().map(|(_, store)| (store.status().hash_index, store.status().hash)).collect();
             hashes.dedup();
             (hashes.len() == 1).then_some(())
         });
@@ -99,7 +161,7 @@ impl Cluster {
     }
 }
 
-fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
+pub(crate) fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + DEADLINE;
     loop {
         if let Some(value) = condition() {
@@ -110,7 +172,20 @@ fn wait<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_files(&entry.path(), &target);
+        } else {
+            fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
     let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
     listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
@@ -131,7 +206,6 @@ pub(crate) async fn value_of(store: &Store, key: &str) -> Option<String> {
     Some(String::from_utf8(kv.value.to_vec()).unwrap())
 }
 
-#[allow(dead_code, reason = "not every test program asks for it")]
 pub(crate) async fn fence(store: &Store) -> Fence {
     let mut leadership = store.leadership();
     leadership.wait_for(Option::is_some).await.unwrap().unwrap()
