@@ -128,7 +128,7 @@ fn mount_token(spec: &mut Value, suffix: &str) {
     let volume = existing.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{suffix}"));
     let mut used = false;
     for containers in ["initContainers", "containers"] {
-        for container in spec[containers].as_array_mut().into_iter().flatten() {
+        for container in spec.get_mut(containers).and_then(Value::as_array_mut).into_iter().flatten() {
             let mounts = &mut container["volumeMounts"];
             let taken = mounts.as_array().into_iter().flatten().any(|mount| mount["mountPath"] == MOUNT_PATH);
             if taken {
@@ -181,6 +181,7 @@ mod tests {
         let spec = &pod["spec"];
         assert_eq!(spec["serviceAccountName"], "default");
         assert_eq!(spec["imagePullSecrets"][0]["name"], "pull");
+        assert!(spec.get("initContainers").is_none(), "nothing appears that was not there: {spec}");
         assert_eq!(spec["volumes"][0]["name"], "kube-api-access-abcde");
         assert_eq!(spec["containers"][0]["volumeMounts"][0]["name"], "kube-api-access-abcde");
         assert_eq!(spec["containers"][1]["volumeMounts"][0]["name"], "own");

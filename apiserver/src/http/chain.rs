@@ -5,12 +5,11 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt;
-use futures::future::BoxFuture;
 use http::header::{self, HeaderValue};
 use http::{HeaderMap, Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use quorate_proto::status::Status;
 use tokio::sync::{Semaphore, SemaphorePermit};
@@ -33,6 +32,9 @@ const REQUEST_LIMIT: Duration = Duration::from_secs(60);
 /// Requests worked on at once, as upstream's defaults have it; long-running ones do not count.
 const READS_MAX: usize = 400;
 const WRITES_MAX: usize = 200;
+
+/// How much of a body that is too large is read.
+const DISCARD_BYTES: usize = 4 * LIMIT_BYTES;
 
 const AUDIT_ID: &str = "audit-id";
 
@@ -188,27 +190,28 @@ fn is_write(info: &RequestInfo) -> bool {
     }
 }
 
-async fn read_body(headers: &HeaderMap, incoming: Incoming) -> Result<Bytes, Status> {
+/// Reads a whole body. One that is too large is read on for a while without being kept:
+/// a client that is still sending would not see the answer.
+async fn read_body(headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes, Status> {
     let announced = headers
         .get(header::CONTENT_LENGTH)
         .and_then(|value| value.to_str().ok())
-        .and_then(|text| text.parse::<usize>().ok());
-    if announced.is_some_and(|length| length > LIMIT_BYTES) {
-        return Err(too_large());
-    }
-    collect(incoming).await
-}
-
-/// Boxed, because the compiler cannot see through the error type of `Limited` that the
-/// future may move between threads.
-fn collect(incoming: Incoming) -> BoxFuture<'static, Result<Bytes, Status>> {
-    Box::pin(async move {
-        match Limited::new(incoming, LIMIT_BYTES).collect().await {
-            Ok(body) => Ok(body.to_bytes()),
-            Err(error) if error.is::<http_body_util::LengthLimitError>() => Err(too_large()),
-            Err(error) => Err(Status::bad_request(format!("the body of the request ended early: {error}"))),
+        .and_then(|text| text.parse::<usize>().ok())
+        .unwrap_or(0);
+    let mut kept = BytesMut::with_capacity(announced.min(LIMIT_BYTES));
+    let mut length = 0;
+    while let Some(frame) = incoming.frame().await {
+        let frame =
+            frame.map_err(|error| Status::bad_request(format!("the body of the request ended early: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length += data.len();
+        if length <= LIMIT_BYTES {
+            kept.extend_from_slice(&data);
+        } else if length > DISCARD_BYTES {
+            break;
         }
-    })
+    }
+    if length > LIMIT_BYTES { Err(too_large()) } else { Ok(kept.freeze()) }
 }
 
 /// A Status as an answer, with the headers that go with it.
