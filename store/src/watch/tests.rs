@@ -14,14 +14,15 @@ use crate::wal::EntryId;
 
 struct Fixture {
     machine: StateMachine,
-    _directory: tempfile::TempDir,
+    /// Removed with the fixture.
+    directory: tempfile::TempDir,
 }
 
 impl Fixture {
     fn new(history_bytes: usize) -> Fixture {
         let directory = tempfile::tempdir().expect("a directory");
         let config = Config { history_bytes, ..Config::new(directory.path().join("state")) };
-        Fixture { machine: StateMachine::open(config).expect("it opens"), _directory: directory }
+        Fixture { machine: StateMachine::open(config).expect("it opens"), directory: directory }
     }
 
     fn apply(&mut self, operation: Operation) {
@@ -192,4 +193,32 @@ async fn a_slow_watcher_delays_nobody_and_loses_nothing() {
         assert_eq!(revisions_upto(&mut fast, revision).await, [revision]);
     }
     assert_eq!(revisions_upto(&mut slow, 199).await, (2..200).collect::<Vec<_>>());
+}
+
+#[tokio::test]
+async fn a_replaced_state_machine_goes_on_or_says_compacted() {
+    let mut source = Fixture::new(1 << 20);
+    for revision in 2..=20 {
+        source.put("a", &revision.to_string());
+    }
+    source.apply(Operation::Compact(CompactionRequest { revision: 10, physical: false }));
+    let mut behind = Fixture::new(1 << 20);
+    let mut near = Fixture::new(1 << 20);
+    for _ in 2..=5 {
+        behind.put("a", "old");
+    }
+    for _ in 2..=12 {
+        near.put("a", "old");
+    }
+    let (mut lost, mut kept) = (behind.watch(all_from(0)), near.watch(all_from(0)));
+    for (fixture, name) in [(&mut behind, "one"), (&mut near, "two")] {
+        let received = source.directory.path().join(name);
+        source.machine.engine().checkpoint(&received).expect("a checkpoint");
+        fixture.machine.install(&received).expect("it installs");
+    }
+    let response = next(&mut lost).await;
+    assert_eq!((response.canceled, response.compact_revision), (true, 10));
+    assert_eq!(revisions_upto(&mut kept, 20).await, (13..=20).collect::<Vec<_>>());
+    near.put("a", "live");
+    assert_eq!(revisions_upto(&mut kept, 21).await, [21]);
 }
