@@ -14,6 +14,7 @@ pub(super) struct StorageClassStrategy;
 pub(super) struct IngressStrategy;
 pub(super) struct NetworkPolicyStrategy;
 pub(super) struct DisruptionBudgetStrategy;
+pub(super) struct CustomResourceDefinitionStrategy;
 
 /// Priorities above this are the system's own. Source: scheduling/v1.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
@@ -230,5 +231,19 @@ impl Strategy for DisruptionBudgetStrategy {
         }
         super::apps::check_amount("spec.minAvailable", &spec["minAvailable"], errors);
         super::apps::check_amount("spec.maxUnavailable", &spec["maxUnavailable"], errors);
+    }
+}
+
+impl Strategy for CustomResourceDefinitionStrategy {
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        let spec = &object["spec"];
+        let expected = format!("{}.{}", text(&spec["names"], "plural"), text(spec, "group"));
+        if text(&object["metadata"], "name") != expected {
+            errors.invalid("metadata.name", &object["metadata"]["name"], "must be spec.names.plural+\".\"+spec.group");
+        }
+    }
+
+    fn warnings(&self, _object: &Value) -> Vec<String> {
+        vec!["quorate stores CustomResourceDefinitions but does not serve custom resources yet".to_owned()]
     }
 }

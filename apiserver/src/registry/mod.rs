@@ -19,6 +19,8 @@ mod read;
 pub(crate) mod status;
 mod strategy;
 mod subresources;
+#[cfg(test)]
+mod tests;
 mod update;
 mod validation;
 

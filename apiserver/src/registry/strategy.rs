@@ -102,6 +102,7 @@ pub(crate) fn strategy(def: &ResourceDef) -> &'static dyn Strategy {
         ("networking.k8s.io", "ingresses") => &misc::IngressStrategy,
         ("networking.k8s.io", "networkpolicies") => &misc::NetworkPolicyStrategy,
         ("policy", "poddisruptionbudgets") => &misc::DisruptionBudgetStrategy,
+        ("apiextensions.k8s.io", "customresourcedefinitions") => &misc::CustomResourceDefinitionStrategy,
         _ => &Plain,
     }
 }

@@ -4,9 +4,13 @@
 //! process, [`etcd`] is any etcd v3 endpoint. Always: a revision given out here is the
 //! store's own, so that it means the same on every API server.
 
+#[cfg(test)]
+mod contract;
 pub mod continue_token;
 pub mod etcd;
 mod messages;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;

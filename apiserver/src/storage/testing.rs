@@ -1,0 +1,54 @@
+//! Real stores for tests: Debian's etcd on a port of its own.
+
+use std::net::TcpListener;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use tonic::transport::Endpoint;
+
+use super::Storage;
+use super::etcd::EtcdStorage;
+
+/// A running etcd; it ends with this value.
+pub(crate) struct EtcdProcess {
+    child: Child,
+    _directory: tempfile::TempDir,
+}
+
+impl Drop for EtcdProcess {
+    fn drop(&mut self) {
+        // Already gone is as good.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a loopback port is free").local_addr().expect("it has an address").port()
+}
+
+/// Starts an etcd and waits until it answers.
+pub(crate) async fn etcd() -> (EtcdProcess, EtcdStorage) {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let (client, peer) = (free_port(), free_port());
+    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let child = Command::new("/usr/bin/etcd")
+        .args(["--name", "test", "--unsafe-no-fsync", "--data-dir"])
+        .arg(directory.path())
+        .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
+        .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
+        .args(["--initial-cluster", &format!("test={}", url(peer))])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("Debian's etcd-server is installed");
+    let process = EtcdProcess { child, _directory: directory };
+    let storage = EtcdStorage::new(Endpoint::from_shared(url(client)).expect("a URL").connect_lazy());
+    for _ in 0..300 {
+        if storage.read_index().await.is_ok() {
+            return (process, storage);
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("etcd answers within 30 s");
+}
