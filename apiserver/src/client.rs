@@ -9,7 +9,9 @@ use futures::stream::BoxStream;
 use quorate_proto::gvk::GroupVersionResource;
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
-use quorate_runtime::client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, Result, WatchEvent, WriteOptions};
+use quorate_runtime::client::{
+    Client, DeleteOptions, ListOptions, ObjectList, Patch, Result, WatchEvent, WriteOptions,
+};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
@@ -57,7 +59,12 @@ fn def_of(resource_name: &GroupVersionResource) -> Result<&'static ResourceDef> 
         .ok_or_else(|| Status::failure(404, "NotFound", "the server could not find the requested resource"))
 }
 
-fn target<'a>(def: &'static ResourceDef, namespace: Option<&'a str>, name: &'a str, subresource: Option<&'a str>) -> Target<'a> {
+fn target<'a>(
+    def: &'static ResourceDef,
+    namespace: Option<&'a str>,
+    name: &'a str,
+    subresource: Option<&'a str>,
+) -> Target<'a> {
     Target { def, namespace: namespace.unwrap_or_default(), name, subresource: subresource.unwrap_or_default() }
 }
 
@@ -79,11 +86,21 @@ fn canonical(def: &ResourceDef, subresource: Option<&str>, object: &mut Value) -
 }
 
 impl Client for InProcess {
-    fn get<'a>(&'a self, resource: &'a GroupVersionResource, namespace: Option<&'a str>, name: &'a str) -> BoxFuture<'a, Result<Arc<Object>>> {
+    fn get<'a>(
+        &'a self,
+        resource: &'a GroupVersionResource,
+        namespace: Option<&'a str>,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Arc<Object>>> {
         Box::pin(async move { self.registry.get(target(def_of(resource)?, namespace, name, None), "").await })
     }
 
-    fn list<'a>(&'a self, resource: &'a GroupVersionResource, namespace: Option<&'a str>, options: ListOptions) -> BoxFuture<'a, Result<ObjectList>> {
+    fn list<'a>(
+        &'a self,
+        resource: &'a GroupVersionResource,
+        namespace: Option<&'a str>,
+        options: ListOptions,
+    ) -> BoxFuture<'a, Result<ObjectList>> {
         Box::pin(async move {
             let query = ListQuery {
                 labels: options.label_selector,
@@ -225,7 +242,8 @@ impl Stream {
                 }
                 () = stream.ending.cancelled() => return None,
             };
-            match seen.and_then(|seen| seen.into_iter().map(|seen| event(stream.def, seen)).collect::<Result<Vec<_>>>()) {
+            match seen.and_then(|seen| seen.into_iter().map(|seen| event(stream.def, seen)).collect::<Result<Vec<_>>>())
+            {
                 Ok(events) => stream.pending.extend(events),
                 Err(status) => return Some((Err(status), None)),
             }
@@ -239,4 +257,55 @@ fn event(def: &'static ResourceDef, seen: Seen) -> Result<WatchEvent> {
         Seen::Modified(object) => WatchEvent::Modified(convert::from_storage(def, object)?),
         Seen::Deleted(object) => WatchEvent::Deleted(convert::from_storage(def, object)?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::StreamExt;
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::testing::World;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn components_share_the_caches_objects() {
+        let world = World::start().await;
+        let client = world.registry.client();
+        let pods = GroupVersionResource::new("", "v1", "pods");
+        let namespace = Some("default");
+        let object = json!({"metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "image": "i"}]}});
+        let list = client.list(&pods, namespace, ListOptions::default()).await.unwrap();
+        assert!(list.items.is_empty());
+        let mut watch = client.watch(&pods, namespace, ListOptions::default(), list.revision).await.unwrap();
+        client.create(&pods, namespace, None, object, WriteOptions::default()).await.unwrap();
+        let Some(Ok(WatchEvent::Added(seen))) = watch.next().await else { panic!("the pod appears") };
+        let got = client.get(&pods, namespace, "p").await.unwrap();
+        assert!(Arc::ptr_eq(&seen, &got), "one object for everybody");
+
+        let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+        client.create(&pods, namespace, Some(("p", "binding")), binding, WriteOptions::default()).await.unwrap();
+        let status = Patch::Merge(json!({"status": {"phase": "Running"}}));
+        client.patch(&pods, namespace, "p", Some("status"), status, WriteOptions::default()).await.unwrap();
+        let options = DeleteOptions { grace_period_seconds: Some(0), ..DeleteOptions::default() };
+        client.delete(&pods, namespace, "p", options).await.unwrap();
+        let mut last = None;
+        while let Some(Ok(event)) = watch.next().await {
+            if let WatchEvent::Deleted(object) = event {
+                last = Some(object);
+                break;
+            }
+        }
+        let last = last.expect("the pod goes");
+        assert_eq!(
+            (&last.value()["spec"]["nodeName"], &last.value()["status"]["phase"]),
+            (&json!("n"), &json!("Running"))
+        );
+
+        let over = quorate_proto::fence::Fence { generation: 9, term: 9 };
+        let fenced = WriteOptions { fence: Some(over), ..WriteOptions::default() };
+        let maps = GroupVersionResource::new("", "v1", "configmaps");
+        let refused =
+            client.create(&maps, namespace, None, json!({"metadata": {"name": "m"}}), fenced).await.unwrap_err();
+        assert_eq!(refused.message, "quorate: fence is no longer current");
+    }
 }

@@ -39,7 +39,14 @@ pub(super) fn parse(request: &ApiRequest) -> Result<Parsed, Status> {
 pub(super) fn object(context: &RequestContext, expected: Expected, request: &ApiRequest) -> Result<Value, Status> {
     let Parsed { mut value, duplicates } = parse(request)?;
     check_kind(&mut value, expected)?;
-    let warnings = decode_kind(expected.group, expected.version, expected.kind, &mut value, &duplicates, context.field_validation)?;
+    let warnings = decode_kind(
+        expected.group,
+        expected.version,
+        expected.kind,
+        &mut value,
+        &duplicates,
+        context.field_validation,
+    )?;
     for warning in warnings {
         context.warnings.add(warning);
     }
@@ -49,7 +56,9 @@ pub(super) fn object(context: &RequestContext, expected: Expected, request: &Api
 /// An absent kind or version is the one of the path; another one is refused.
 fn check_kind(value: &mut Value, expected: Expected) -> Result<(), Status> {
     let Some(fields) = value.as_object_mut() else {
-        return Err(Status::bad_request("couldn't get version/kind; json parse error: json: cannot unmarshal a value that is not an object"));
+        return Err(Status::bad_request(
+            "couldn't get version/kind; json parse error: json: cannot unmarshal a value that is not an object",
+        ));
     };
     let api_version = if expected.group.is_empty() {
         expected.version.to_owned()

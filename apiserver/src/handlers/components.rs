@@ -28,7 +28,12 @@ pub(super) async fn handle(registry: &Registry, request: &ApiRequest) -> Answer 
     }
     let mut response = match request.info.verb.as_str() {
         "list" => {
-            let listed = Listed { items: components, revision: registry.cache().position(), continue_token: String::new(), remaining: None };
+            let listed = Listed {
+                items: components,
+                revision: registry.cache().position(),
+                continue_token: String::new(),
+                remaining: None,
+            };
             render::list(def, &listed, request)?
         }
         "get" => {

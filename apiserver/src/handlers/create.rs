@@ -8,7 +8,12 @@ use crate::http::{Answer, ApiRequest};
 use crate::registry::context::RequestContext;
 use crate::registry::{Registry, Target};
 
-pub(super) async fn create(registry: &Registry, context: &RequestContext, target: Target<'_>, request: &ApiRequest) -> Answer {
+pub(super) async fn create(
+    registry: &Registry,
+    context: &RequestContext,
+    target: Target<'_>,
+    request: &ApiRequest,
+) -> Answer {
     let def = target.def;
     let value = body::object(context, body::expected(def, target.subresource), request)?;
     if !target.subresource.is_empty() {

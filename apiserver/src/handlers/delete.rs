@@ -12,7 +12,12 @@ use crate::registry::delete::success;
 use crate::registry::{DeleteRequest, Registry, Target};
 use crate::schema::ResourceDef;
 
-pub(super) async fn delete(registry: &Registry, mut context: RequestContext, target: Target<'_>, request: &ApiRequest) -> Answer {
+pub(super) async fn delete(
+    registry: &Registry,
+    mut context: RequestContext,
+    target: Target<'_>,
+    request: &ApiRequest,
+) -> Answer {
     let options = options(request, &mut context)?;
     if !target.subresource.is_empty() {
         return Err(crate::registry::status::not_supported(target.def, "delete"));
@@ -26,7 +31,12 @@ pub(super) async fn delete(registry: &Registry, mut context: RequestContext, tar
     super::answer(target.def, code, &deleted.object, request)
 }
 
-pub(super) async fn delete_collection(registry: &Registry, mut context: RequestContext, def: &'static ResourceDef, request: &ApiRequest) -> Answer {
+pub(super) async fn delete_collection(
+    registry: &Registry,
+    mut context: RequestContext,
+    def: &'static ResourceDef,
+    request: &ApiRequest,
+) -> Answer {
     let options = options(request, &mut context)?;
     let query = list::list_query(&request.query)?;
     let listed = registry.delete_collection(&context, def, &request.info.namespace, &query, &options).await?;
@@ -46,8 +56,12 @@ fn options(request: &ApiRequest, context: &mut RequestContext) -> Result<DeleteR
     let query = &request.query;
     let grace_period_seconds = match (&value["gracePeriodSeconds"], query.text("gracePeriodSeconds")) {
         (Value::Null, "") => None,
-        (Value::Null, text) => Some(text.parse().map_err(|_| Status::bad_request(format!("gracePeriodSeconds: Invalid value: {text:?}")))?),
-        (value, _) => Some(value.as_i64().ok_or_else(|| Status::bad_request(format!("gracePeriodSeconds: Invalid value: {value}")))?),
+        (Value::Null, text) => Some(
+            text.parse().map_err(|_| Status::bad_request(format!("gracePeriodSeconds: Invalid value: {text:?}")))?,
+        ),
+        (value, _) => Some(
+            value.as_i64().ok_or_else(|| Status::bad_request(format!("gracePeriodSeconds: Invalid value: {value}")))?,
+        ),
     };
     let text = |value: &Value| value.as_str().map(str::to_owned);
     let orphan = match query.text("orphanDependents") {
@@ -58,7 +72,8 @@ fn options(request: &ApiRequest, context: &mut RequestContext) -> Result<DeleteR
     context.dry_run |= check_dry_run(in_body)?;
     Ok(DeleteRequest {
         grace_period_seconds,
-        propagation_policy: text(&value["propagationPolicy"]).or_else(|| query.get("propagationPolicy").map(str::to_owned)),
+        propagation_policy: text(&value["propagationPolicy"])
+            .or_else(|| query.get("propagationPolicy").map(str::to_owned)),
         orphan_dependents: value["orphanDependents"].as_bool().or(orphan),
         uid: text(&value["preconditions"]["uid"]),
         resource_version: text(&value["preconditions"]["resourceVersion"]),

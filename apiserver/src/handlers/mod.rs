@@ -10,6 +10,8 @@ mod get;
 mod list;
 mod patch;
 mod render;
+#[cfg(test)]
+mod tests;
 mod update;
 mod watch;
 
@@ -56,7 +58,11 @@ pub async fn handle(registry: &Registry, request: ApiRequest) -> Answer {
         "patch" => patch::patch(registry, &context, target, &request).await,
         "delete" => delete::delete(registry, context.clone(), target, &request).await,
         "deletecollection" => delete::delete_collection(registry, context.clone(), def, &request).await,
-        verb => Err(Status::failure(405, "MethodNotAllowed", format!("{verb} is not supported on {}", def.group_resource()))),
+        verb => Err(Status::failure(
+            405,
+            "MethodNotAllowed",
+            format!("{verb} is not supported on {}", def.group_resource()),
+        )),
     }?;
     for warning in context.warnings.take() {
         if let Some(value) = warning_header(&warning) {
@@ -90,7 +96,13 @@ fn context(request: &ApiRequest) -> Result<RequestContext, Status> {
         "" => agent.split('/').next().unwrap_or_default().to_owned(),
         manager => manager.to_owned(),
     };
-    Ok(RequestContext { user: request.user.clone(), dry_run, field_manager, field_validation, ..RequestContext::default() })
+    Ok(RequestContext {
+        user: request.user.clone(),
+        dry_run,
+        field_manager,
+        field_validation,
+        ..RequestContext::default()
+    })
 }
 
 /// Whether a write is a dry run; `All` is the only form there is.
@@ -98,7 +110,9 @@ fn check_dry_run<'a>(values: impl Iterator<Item = &'a str>) -> Result<bool, Stat
     let mut dry_run = false;
     for value in values.filter(|value| !value.is_empty()) {
         if value != "All" {
-            return Err(Status::bad_request(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"")));
+            return Err(Status::bad_request(format!(
+                "dryRun: Unsupported value: {value:?}: supported values: \"All\""
+            )));
         }
         dry_run = true;
     }

@@ -10,9 +10,15 @@ use crate::registry::context::RequestContext;
 use crate::registry::{PatchBody, Registry, Target};
 use crate::schema::parse_json;
 
-const ACCEPTED: [&str; 3] = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+const ACCEPTED: [&str; 3] =
+    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
-pub(super) async fn patch(registry: &Registry, context: &RequestContext, target: Target<'_>, request: &ApiRequest) -> Answer {
+pub(super) async fn patch(
+    registry: &Registry,
+    context: &RequestContext,
+    target: Target<'_>,
+    request: &ApiRequest,
+) -> Answer {
     let patch = read(request)?;
     let written = registry.patch(context, target, &patch).await?;
     if target.subresource == "scale" {
@@ -22,7 +28,8 @@ pub(super) async fn patch(registry: &Registry, context: &RequestContext, target:
 }
 
 fn read(request: &ApiRequest) -> Result<PatchBody, Status> {
-    let content_type = request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type =
+        request.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let make = match MediaType::parse(content_type).essence.as_str() {
         "application/json-patch+json" => PatchBody::Json,
         "application/merge-patch+json" => PatchBody::Merge,

@@ -7,7 +7,12 @@ use crate::http::{Answer, ApiRequest};
 use crate::registry::context::RequestContext;
 use crate::registry::{Registry, Target};
 
-pub(super) async fn update(registry: &Registry, context: &RequestContext, target: Target<'_>, request: &ApiRequest) -> Answer {
+pub(super) async fn update(
+    registry: &Registry,
+    context: &RequestContext,
+    target: Target<'_>,
+    request: &ApiRequest,
+) -> Answer {
     let value = body::object(context, body::expected(target.def, target.subresource), request)?;
     let written = registry.update(context, target, value).await?;
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };

@@ -44,7 +44,8 @@ pub(super) async fn watch(registry: &Registry, def: &'static ResourceDef, reques
         }
         Err(status) => return Err(status),
     };
-    let frames = Frames { def, request: request.clone(), bookmarks: request.query.flag("allowWatchBookmarks"), headers: true };
+    let frames =
+        Frames { def, request: request.clone(), bookmarks: request.query.flag("allowWatchBookmarks"), headers: true };
     let watch = Watch {
         frames,
         watching: Some(watching),
@@ -214,7 +215,8 @@ impl Frames {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": render::api_version(version), "metadata": metadata})
             }
             Form::Table { version } => {
-                let partial = json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+                let partial =
+                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
                 json!({"kind": "Table", "apiVersion": render::api_version(version),
                     "metadata": {"resourceVersion": revision.to_string()},
                     "columnDefinitions": Value::Null, "rows": [{"cells": [], "object": partial}]})

@@ -53,10 +53,15 @@ impl Claims {
     /// The answer when what the client asked for is taken.
     pub(super) fn refusal(&self, def: &ResourceDef, name: &str) -> Status {
         let (field, message) = match self.asked.parse::<u16>() {
-            Ok(port) => ("spec.ports[0].nodePort", format!("Invalid value: {port}: provided port is already allocated")),
+            Ok(port) => {
+                ("spec.ports[0].nodePort", format!("Invalid value: {port}: provided port is already allocated"))
+            }
             Err(_) => (
                 "spec.clusterIPs",
-                format!("Invalid value: [{:?}]: failed to allocate IP {}: provided IP is already allocated", self.asked, self.asked),
+                format!(
+                    "Invalid value: [{:?}]: failed to allocate IP {}: provided IP is already allocated",
+                    self.asked, self.asked
+                ),
             ),
         };
         let cause = StatusCause { reason: "FieldValueInvalid".to_owned(), message, field: field.to_owned() };
@@ -66,7 +71,12 @@ impl Claims {
 
 impl Registry {
     /// Chooses what `object` needs and does not name, and returns what it takes and gives back.
-    pub(super) fn allocate(&self, def: &ResourceDef, object: &mut Value, old: Option<&Value>) -> Result<Claims, Status> {
+    pub(super) fn allocate(
+        &self,
+        def: &ResourceDef,
+        object: &mut Value,
+        old: Option<&Value>,
+    ) -> Result<Claims, Status> {
         if def.resource != "services" || !def.group.is_empty() {
             return Ok(Claims::default());
         }
@@ -86,7 +96,13 @@ impl Registry {
         transaction.writes.extend(address.into_iter().chain(ports).map(|key| Write::Delete { key }));
     }
 
-    fn allocate_address(&self, def: &ResourceDef, object: &mut Value, old: Option<&Value>, claims: &mut Claims) -> Result<(), Status> {
+    fn allocate_address(
+        &self,
+        def: &ResourceDef,
+        object: &mut Value,
+        old: Option<&Value>,
+        claims: &mut Claims,
+    ) -> Result<(), Status> {
         let held = old.and_then(address_of);
         if text(&object["spec"], "type") == "ExternalName" || text(&object["spec"], "clusterIP") == "None" {
             claims.releases.extend(held.map(address_key));
@@ -102,7 +118,11 @@ impl Registry {
         } else {
             let invalid = |why: String| {
                 let message = format!("Invalid value: [{asked:?}]: {why}");
-                let cause = StatusCause { reason: "FieldValueInvalid".to_owned(), message, field: "spec.clusterIPs".to_owned() };
+                let cause = StatusCause {
+                    reason: "FieldValueInvalid".to_owned(),
+                    message,
+                    field: "spec.clusterIPs".to_owned(),
+                };
                 Status::invalid(def.group, def.kind, &name, vec![cause])
             };
             let address: Ipv4Addr = asked
@@ -144,10 +164,17 @@ impl Registry {
         tried.or_else(|| (first..=last).rev().take(SEARCH_LIMIT as usize).find(is_free)).map(Ipv4Addr::from)
     }
 
-    fn allocate_ports(&self, def: &ResourceDef, object: &mut Value, old: Option<&Value>, claims: &mut Claims) -> Result<(), Status> {
+    fn allocate_ports(
+        &self,
+        def: &ResourceDef,
+        object: &mut Value,
+        old: Option<&Value>,
+        claims: &mut Claims,
+    ) -> Result<(), Status> {
         let held = old.map(ports_of).unwrap_or_default();
         let wants = matches!(text(&object["spec"], "type"), "NodePort" | "LoadBalancer");
-        let allocates = text(&object["spec"], "type") == "NodePort" || object["spec"]["allocateLoadBalancerNodePorts"] != false;
+        let allocates =
+            text(&object["spec"], "type") == "NodePort" || object["spec"]["allocateLoadBalancerNodePorts"] != false;
         let service = format!("{}/{}", text(&object["metadata"], "namespace"), text(&object["metadata"], "name"));
         let name = text(&object["metadata"], "name").to_owned();
         let mut mine = ports_of(object);
@@ -170,7 +197,9 @@ impl Registry {
             if allocates {
                 for port in items_mut(child(object, "spec"), "ports") {
                     if port["nodePort"].as_i64().unwrap_or(0) == 0 {
-                        let chosen = self.free_port(&mine).ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
+                        let chosen = self
+                            .free_port(&mine)
+                            .ok_or_else(|| Status::internal("failed to allocate a nodePort: range is full"))?;
                         set(port, "nodePort", chosen);
                         mine.insert(chosen);
                     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use quorate_proto::fence::Fence;
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::context::RequestContext;
@@ -23,15 +22,13 @@ const EVENT_TTL_SECONDS: i64 = 60 * 60;
 /// How many Events are removed in one go: a bound on what one round may cost.
 const EVENTS_PER_ROUND: usize = 5_000;
 
-pub(super) async fn run(registry: &Registry, leadership: watch::Receiver<Option<Fence>>, cancel: CancellationToken) {
+/// Runs until dropped: what it does is one transaction at a time, and any of them may be the last.
+pub(super) async fn run(registry: &Registry, leadership: watch::Receiver<Option<Fence>>) {
     registry.cache().ready().await;
     // Where the store was one interval ago; only what is older is dropped.
     let mut earlier = registry.cache().position();
     loop {
-        tokio::select! {
-            () = tokio::time::sleep(INTERVAL) => {}
-            () = cancel.cancelled() => return,
-        }
+        tokio::time::sleep(INTERVAL).await;
         let compact_to = std::mem::replace(&mut earlier, registry.cache().position());
         let Some(fence) = *leadership.borrow() else { continue };
         match registry.storage().compact(compact_to).await {
@@ -53,7 +50,8 @@ async fn expire_events(registry: &Registry, fence: Fence) {
     for event in expired.take(EVENTS_PER_ROUND) {
         let meta = event.meta();
         let target = Target { def, namespace: &meta.namespace, name: &meta.name, subresource: "" };
-        let request = DeleteRequest { resource_version: Some(event.revision().to_string()), ..DeleteRequest::default() };
+        let request =
+            DeleteRequest { resource_version: Some(event.revision().to_string()), ..DeleteRequest::default() };
         if let Err(status) = registry.delete(&context, target, &request).await {
             if !status.is_not_found() && !status.is_conflict() {
                 warn!(%status, event = meta.key(), "An old event could not be removed");
@@ -65,7 +63,12 @@ async fn expire_events(registry: &Registry, fence: Fence) {
 
 /// When an Event was last reported, in seconds since 1970.
 fn last_seen(event: &serde_json::Value) -> Option<i64> {
-    let times = [&event["series"]["lastObservedTime"], &event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
+    let times = [
+        &event["series"]["lastObservedTime"],
+        &event["lastTimestamp"],
+        &event["eventTime"],
+        &event["metadata"]["creationTimestamp"],
+    ];
     let text = times.into_iter().find_map(serde_json::Value::as_str)?;
     text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_second)
 }

@@ -99,7 +99,8 @@ fn upgrade_autoscaler(value: &mut Value) {
     }
     if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
         if let Some(current) = status.remove("currentCPUUtilizationPercentage") {
-            let metric = json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": current}}});
+            let metric =
+                json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": current}}});
             status.insert("currentMetrics".to_owned(), json!([metric]));
         }
     }

@@ -37,7 +37,12 @@ impl Registry {
     ///
     /// # Errors
     /// `AlreadyExists`, `Invalid`, `Forbidden`, or a failure of the store.
-    pub async fn create(&self, context: &RequestContext, target: Target<'_>, object: Value) -> Result<Arc<Object>, Status> {
+    pub async fn create(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        object: Value,
+    ) -> Result<Arc<Object>, Status> {
         let def = target.def;
         if def.storage_prefix.is_empty() {
             let answer = self.create_virtual(context, target, object).await?;
@@ -61,7 +66,12 @@ impl Registry {
     ///
     /// # Errors
     /// As the handler says; 405 when there is none.
-    pub async fn create_virtual(&self, context: &RequestContext, target: Target<'_>, object: Value) -> Result<Value, Status> {
+    pub async fn create_virtual(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        object: Value,
+    ) -> Result<Value, Status> {
         if target.def.resource == "bindings" {
             return self.create_binding(context, target.namespace, &object).await;
         }
@@ -69,7 +79,12 @@ impl Registry {
         handler.create(context, target.namespace, "", object).await
     }
 
-    async fn create_once(&self, context: &RequestContext, target: Target<'_>, mut object: Value) -> Result<Arc<Object>, Status> {
+    async fn create_once(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        mut object: Value,
+    ) -> Result<Arc<Object>, Status> {
         let def = target.def;
         let strategy = strategy(def);
         stamp(&mut object, target)?;
@@ -92,6 +107,9 @@ impl Registry {
             set(child(&mut object, "metadata"), "generation", 1);
         }
         strategy.prepare_for_create(&mut object);
+        if def.resource == "certificatesigningrequests" {
+            sign_request(context, &mut object);
+        }
 
         let mut attempt = 1;
         loop {
@@ -102,7 +120,9 @@ impl Registry {
             strategy.validate(&candidate, &mut errors);
             errors.finish(def, &name)?;
             if let Some(admission) = self.admission() {
-                admission.validate(attributes(context, target, &name, Operation::Create), Some(&candidate), None).await?;
+                admission
+                    .validate(attributes(context, target, &name, Operation::Create), Some(&candidate), None)
+                    .await?;
             }
             for warning in strategy.warnings(&candidate) {
                 context.warnings.add(warning);
@@ -117,7 +137,13 @@ impl Registry {
         }
     }
 
-    async fn store_new(&self, context: &RequestContext, target: Target<'_>, object: Value, claims: &Claims) -> Result<Arc<Object>, Refused> {
+    async fn store_new(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        object: Value,
+        claims: &Claims,
+    ) -> Result<Arc<Object>, Refused> {
         let stored = convert::value_to_storage(target.def, object);
         if context.dry_run {
             return self.preview(target, &stored).await.map_err(Refused::Status);
@@ -130,7 +156,8 @@ impl Registry {
         claims.add_to(&mut transaction);
         match self.storage().transact(transaction, context.fence).await {
             Ok(revision) => {
-                let object = Object::from_stored(&value, revision).map_err(|error| Refused::Status(Status::internal(error)))?;
+                let object =
+                    Object::from_stored(&value, revision).map_err(|error| Refused::Status(Status::internal(error)))?;
                 convert::from_storage(target.def, Arc::new(object)).map_err(Refused::Status)
             }
             Err(StorageError::Conflict { found }) if found.first().is_some_and(Option::is_none) => Err(Refused::Claim),
@@ -153,7 +180,8 @@ impl Registry {
 
     /// Nothing is created in a namespace that does not exist or is on its way out.
     async fn check_namespace(&self, target: Target<'_>, name: &str) -> Result<(), Status> {
-        let def = crate::schema::resource("", "v1", "namespaces").ok_or_else(|| Status::internal("namespaces are not served"))?;
+        let def = crate::schema::resource("", "v1", "namespaces")
+            .ok_or_else(|| Status::internal("namespaces are not served"))?;
         let key = Target { def, namespace: "", name: target.namespace, subresource: "" };
         let namespace = match self.cache().of(def)?.get(target.namespace) {
             Some(namespace) => namespace,
@@ -163,7 +191,8 @@ impl Registry {
         if !namespace.meta().is_terminating() {
             return Ok(());
         }
-        let why = format!("unable to create new content in namespace {} because it is being terminated", target.namespace);
+        let why =
+            format!("unable to create new content in namespace {} because it is being terminated", target.namespace);
         let mut status = Status::forbidden(target.def.group, target.def.resource, name, &why);
         if let Some(details) = &mut status.details {
             details.causes.push(StatusCause {
@@ -181,6 +210,18 @@ enum Refused {
     /// Something that it claims is taken.
     Claim,
     Status(Status),
+}
+
+/// A request for a certificate says who made it; nobody says that but the server.
+fn sign_request(context: &RequestContext, object: &mut Value) {
+    let spec = child(object, "spec");
+    let user = serde_json::to_value(&context.user).unwrap_or_default();
+    for field in ["username", "uid", "groups", "extra"] {
+        match user.get(field) {
+            Some(value) => set(spec, field, value.clone()),
+            None => drop(remove(spec, field)),
+        }
+    }
 }
 
 /// Kinds whose clients report a status when they create the object.
@@ -205,7 +246,14 @@ fn stamp(object: &mut Value, target: Target<'_>) -> Result<(), Status> {
     } else {
         remove(metadata, "namespace");
     }
-    for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
+    for field in [
+        "resourceVersion",
+        "selfLink",
+        "managedFields",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+    ] {
         remove(metadata, field);
     }
     let prefix = strategy::text(metadata, "generateName");
@@ -242,7 +290,12 @@ pub(super) fn after(seconds: i64) -> String {
 }
 
 /// What admission is told about a write.
-pub(super) fn attributes<'a>(context: &'a RequestContext, target: Target<'a>, name: &'a str, operation: Operation) -> Attributes<'a> {
+pub(super) fn attributes<'a>(
+    context: &'a RequestContext,
+    target: Target<'a>,
+    name: &'a str,
+    operation: Operation,
+) -> Attributes<'a> {
     Attributes {
         user: &context.user,
         operation,

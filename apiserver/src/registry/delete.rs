@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use futures::StreamExt;
 use quorate_proto::codec;
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
@@ -19,6 +20,9 @@ use crate::storage::{Condition, StorageError, Transaction, Write};
 
 /// How often a deletion is tried against newer and newer versions.
 const ATTEMPTS: usize = 16;
+
+/// How many objects of a collection are deleted at the same time.
+const COLLECTION_WORKERS: usize = 16;
 
 /// The finalizer under which dependents lose this owner before it goes.
 const ORPHAN: &str = "orphan";
@@ -63,7 +67,12 @@ impl Registry {
     ///
     /// # Errors
     /// `NotFound`, `Conflict` when a precondition does not hold, `Forbidden`, or a failure of the store.
-    pub async fn delete(&self, context: &RequestContext, target: Target<'_>, request: &DeleteRequest) -> Result<Deleted, Status> {
+    pub async fn delete(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        request: &DeleteRequest,
+    ) -> Result<Deleted, Status> {
         if !target.def.has_verb(Verb::Delete) {
             return Err(not_supported(target.def, "delete"));
         }
@@ -89,7 +98,14 @@ impl Registry {
     }
 
     /// `None`: somebody else changed it.
-    async fn delete_once(&self, context: &RequestContext, target: Target<'_>, current: &Arc<Object>, request: &DeleteRequest, is_newest: bool) -> Result<Option<Deleted>, Status> {
+    async fn delete_once(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        current: &Arc<Object>,
+        request: &DeleteRequest,
+        is_newest: bool,
+    ) -> Result<Option<Deleted>, Status> {
         let def = target.def;
         let strategy = strategy(def);
         check_preconditions(target, current, request)?;
@@ -121,7 +137,9 @@ impl Registry {
         };
         match self.storage().transact(transaction, context.fence).await {
             Ok(revision) => match value {
-                Some(value) => deleted(Arc::new(Object::from_stored(&value, revision).map_err(Status::internal)?), false),
+                Some(value) => {
+                    deleted(Arc::new(Object::from_stored(&value, revision).map_err(Status::internal)?), false)
+                }
                 None => {
                     let last = Object::from_value(current.value(), revision).map_err(Status::internal)?;
                     deleted(Arc::new(last), true)
@@ -136,22 +154,33 @@ impl Registry {
     ///
     /// # Errors
     /// The first failure; what was deleted before it stays deleted.
-    pub async fn delete_collection(&self, context: &RequestContext, def: &'static ResourceDef, namespace: &str, query: &ListQuery, request: &DeleteRequest) -> Result<Listed, Status> {
+    pub async fn delete_collection(
+        &self,
+        context: &RequestContext,
+        def: &'static ResourceDef,
+        namespace: &str,
+        query: &ListQuery,
+        request: &DeleteRequest,
+    ) -> Result<Listed, Status> {
         if !def.has_verb(Verb::DeleteCollection) {
             return Err(not_supported(def, "deletecollection"));
         }
         let mut listed = self.list(def, namespace, query).await?;
-        let mut deleted = Vec::with_capacity(listed.items.len());
-        for object in &listed.items {
+        let items = std::mem::take(&mut listed.items);
+        let deletions = items.into_iter().map(|object| async move {
             let meta = object.meta();
             let target = Target { def, namespace: &meta.namespace, name: &meta.name, subresource: "" };
             match self.delete(context, target, request).await {
-                Ok(gone) => deleted.push(gone.object),
-                Err(status) if status.is_not_found() => {}
-                Err(status) => return Err(status),
+                Ok(deleted) => Ok(Some(deleted.object)),
+                Err(status) if status.is_not_found() => Ok(None),
+                Err(status) => Err(status),
             }
+        });
+        let mut deletions = futures::stream::iter(deletions).buffered(COLLECTION_WORKERS);
+        while let Some(deleted) = deletions.next().await {
+            listed.items.extend(deleted?);
         }
-        listed.items = deleted;
+        drop(deletions);
         Ok(listed)
     }
 }
@@ -210,7 +239,8 @@ fn decide(strategy: &dyn Strategy, old: &Value, request: &DeleteRequest) -> Step
         strategy.prepare_for_delete(&mut object);
     }
     let metadata = &object["metadata"];
-    let held = metadata["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty()) || strategy.is_held(&object);
+    let held =
+        metadata["finalizers"].as_array().is_some_and(|finalizers| !finalizers.is_empty()) || strategy.is_held(&object);
     if grace == 0 && !held {
         return Step::Remove;
     }
@@ -291,11 +321,16 @@ mod tests {
 
     #[test]
     fn propagation_is_a_finalizer() {
-        let request = |policy: &str| DeleteRequest { propagation_policy: Some(policy.to_owned()), ..DeleteRequest::default() };
+        let request =
+            |policy: &str| DeleteRequest { propagation_policy: Some(policy.to_owned()), ..DeleteRequest::default() };
         let old = json!({"metadata": {"name": "a"}});
-        let Step::Store(foreground) = decide_for("configmaps", old.clone(), request("Foreground")) else { panic!("it stays") };
+        let Step::Store(foreground) = decide_for("configmaps", old.clone(), request("Foreground")) else {
+            panic!("it stays")
+        };
         assert_eq!(foreground["metadata"]["finalizers"], json!([FOREGROUND]));
-        let Step::Store(orphan) = decide_for("configmaps", foreground.clone(), request("Orphan")) else { panic!("it stays") };
+        let Step::Store(orphan) = decide_for("configmaps", foreground.clone(), request("Orphan")) else {
+            panic!("it stays")
+        };
         assert_eq!(orphan["metadata"]["finalizers"], json!([ORPHAN]));
         assert_eq!(decide_for("configmaps", foreground, request("Background")), Step::Remove);
     }
@@ -303,8 +338,11 @@ mod tests {
     #[test]
     fn a_running_pod_gets_its_grace_period() {
         let grace = |seconds| DeleteRequest { grace_period_seconds: Some(seconds), ..DeleteRequest::default() };
-        let running = json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
-        let Step::Store(dying) = decide_for("pods", running.clone(), DeleteRequest::default()) else { panic!("it stays") };
+        let running =
+            json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 30}});
+        let Step::Store(dying) = decide_for("pods", running.clone(), DeleteRequest::default()) else {
+            panic!("it stays")
+        };
         assert_eq!(dying["metadata"]["deletionGracePeriodSeconds"], 30);
         assert_eq!(decide_for("pods", dying.clone(), DeleteRequest::default()), Step::Keep);
         let Step::Store(sooner) = decide_for("pods", dying.clone(), grace(5)) else { panic!("it stays") };

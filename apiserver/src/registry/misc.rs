@@ -48,10 +48,18 @@ impl Strategy for RoleStrategy {
             }
             if has("nonResourceURLs") {
                 if in_namespace {
-                    errors.invalid(&format!("{field}.nonResourceURLs"), &rule["nonResourceURLs"], "namespaced rules cannot apply to non-resource URLs");
+                    errors.invalid(
+                        &format!("{field}.nonResourceURLs"),
+                        &rule["nonResourceURLs"],
+                        "namespaced rules cannot apply to non-resource URLs",
+                    );
                 }
                 if has("resources") || has("apiGroups") || has("resourceNames") {
-                    errors.invalid(&format!("{field}.nonResourceURLs"), &rule["nonResourceURLs"], "rules cannot apply to both regular resources and non-resource URLs");
+                    errors.invalid(
+                        &format!("{field}.nonResourceURLs"),
+                        &rule["nonResourceURLs"],
+                        "rules cannot apply to both regular resources and non-resource URLs",
+                    );
                 }
                 continue;
             }
@@ -86,7 +94,8 @@ impl Strategy for RoleBindingStrategy {
 
     fn validate(&self, object: &Value, errors: &mut Errors) {
         let role = &object["roleRef"];
-        let kinds: &[&str] = if text(object, "kind") == "ClusterRoleBinding" { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
+        let kinds: &[&str] =
+            if text(object, "kind") == "ClusterRoleBinding" { &["ClusterRole"] } else { &["Role", "ClusterRole"] };
         if text(role, "kind").is_empty() || !kinds.contains(&text(role, "kind")) {
             errors.not_supported("roleRef.kind", &Value::from(text(role, "kind")), kinds);
         }
@@ -102,7 +111,10 @@ impl Strategy for RoleBindingStrategy {
             if !matches!(kind.as_str(), Some("ServiceAccount" | "User" | "Group")) {
                 errors.not_supported(&format!("{field}.kind"), kind, &["Group", "ServiceAccount", "User"]);
             }
-            if kind == "ServiceAccount" && text(subject, "namespace").is_empty() && text(object, "kind") == "ClusterRoleBinding" {
+            if kind == "ServiceAccount"
+                && text(subject, "namespace").is_empty()
+                && text(object, "kind") == "ClusterRoleBinding"
+            {
                 errors.required(&format!("{field}.namespace"), "");
             }
         }
@@ -138,7 +150,10 @@ impl Strategy for PriorityClassStrategy {
                 "priority class names with 'system-' prefix are reserved for system use only. error: the priority class name is not known",
             );
         } else if !is_known && value > HIGHEST_USER_PRIORITY {
-            errors.forbidden("value", format_args!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"));
+            errors.forbidden(
+                "value",
+                format_args!("maximum allowed value of a user defined priority is {HIGHEST_USER_PRIORITY}"),
+            );
         }
         errors.one_of("preemptionPolicy", &object["preemptionPolicy"], &["Never", "PreemptLowerPriority"]);
     }
@@ -188,7 +203,11 @@ impl Strategy for IngressStrategy {
                 if path["pathType"].is_null() {
                     errors.required(&format!("{field}.pathType"), "pathType must be specified");
                 } else {
-                    errors.one_of(&format!("{field}.pathType"), &path["pathType"], &["Exact", "ImplementationSpecific", "Prefix"]);
+                    errors.one_of(
+                        &format!("{field}.pathType"),
+                        &path["pathType"],
+                        &["Exact", "ImplementationSpecific", "Prefix"],
+                    );
                 }
                 let number = &path["backend"]["service"]["port"]["number"];
                 if !number.is_null() {
@@ -205,7 +224,8 @@ impl Strategy for NetworkPolicyStrategy {
         let spec = child(object, "spec");
         if items(spec, "policyTypes").next().is_none() {
             let has_egress = items(spec, "egress").next().is_some();
-            let types = if has_egress { serde_json::json!(["Ingress", "Egress"]) } else { serde_json::json!(["Ingress"]) };
+            let types =
+                if has_egress { serde_json::json!(["Ingress", "Egress"]) } else { serde_json::json!(["Ingress"]) };
             set(spec, "policyTypes", types);
         }
         for list in ["ingress", "egress"] {
@@ -220,7 +240,8 @@ impl Strategy for NetworkPolicyStrategy {
 
 impl Strategy for DisruptionBudgetStrategy {
     fn prepare_for_create(&self, object: &mut Value) {
-        let status = serde_json::json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
+        let status =
+            serde_json::json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0});
         set(object, "status", status);
     }
 

@@ -16,9 +16,12 @@ pub(crate) mod delete;
 pub mod hooks;
 mod misc;
 mod read;
+mod report;
 pub(crate) mod status;
 mod strategy;
 mod subresources;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod update;
@@ -55,10 +58,7 @@ pub struct Config {
 impl Default for Config {
     /// The ranges that kubeadm and kube-apiserver take by default.
     fn default() -> Self {
-        Self {
-            service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12),
-            node_ports: 30000..=32767,
-        }
+        Self { service_cidr: Ipv4Net::new_assert(std::net::Ipv4Addr::new(10, 96, 0, 0), 12), node_ports: 30000..=32767 }
     }
 }
 
@@ -119,10 +119,17 @@ impl Registry {
     /// Keeps the caches up to date and, while this server leads, the store's history
     /// short, until `cancel`.
     pub async fn run(&self, leadership: watch::Receiver<Option<Fence>>, cancel: CancellationToken) {
-        tokio::join!(self.inner.cache.run(cancel.clone()), compactor::run(self, leadership, cancel.clone()), async {
-            cancel.cancelled().await;
+        let upkeep = async {
+            tokio::join!(compactor::run(self, leadership), report::run(self));
+        };
+        let until_cancelled = async {
+            tokio::select! {
+                () = upkeep => {}
+                () = cancel.cancelled() => {}
+            }
             self.inner.ending.cancel();
-        });
+        };
+        tokio::join!(self.inner.cache.run(cancel.clone()), until_cancelled);
     }
 
     /// Cancelled when the server is about to go: watches end in order.

@@ -76,7 +76,8 @@ impl Registry {
         check_list(query)?;
         let selection = Selection::parse(def, Some(namespace), &query.labels, &query.fields)?;
         if !query.continue_token.is_empty() {
-            let token = ContinueToken::decode(&query.continue_token).map_err(|error| Status::bad_request(error.to_string()))?;
+            let token =
+                ContinueToken::decode(&query.continue_token).map_err(|error| Status::bad_request(error.to_string()))?;
             return self.list_on(def, &selection, query.limit, token).await;
         }
         if query.resource_version_match == "Exact" {
@@ -87,7 +88,13 @@ impl Registry {
         self.list_cached(def, &selection, query.limit, "", None)
     }
 
-    async fn list_on(&self, def: &'static ResourceDef, selection: &Selection, limit: usize, token: ContinueToken) -> Result<Listed, Status> {
+    async fn list_on(
+        &self,
+        def: &'static ResourceDef,
+        selection: &Selection,
+        limit: usize,
+        token: ContinueToken,
+    ) -> Result<Listed, Status> {
         let Some(revision) = token.revision else {
             self.cache().catch_up().await?;
             return self.list_cached(def, selection, limit, &token.start, None);
@@ -113,7 +120,14 @@ impl Registry {
 
     /// Lists at exactly `revision`: from memory when nothing has changed since, else from
     /// the store's history.
-    async fn list_at(&self, def: &'static ResourceDef, selection: &Selection, limit: usize, start: &str, revision: u64) -> Result<Listed, Status> {
+    async fn list_at(
+        &self,
+        def: &'static ResourceDef,
+        selection: &Selection,
+        limit: usize,
+        start: &str,
+        revision: u64,
+    ) -> Result<Listed, Status> {
         self.cache().wait_for(revision).await?;
         if self.cache().of(def)?.last_change() <= revision {
             let listed = self.list_cached(def, selection, limit, start, Some(revision))?;
@@ -123,7 +137,8 @@ impl Registry {
             }
         }
         let prefix = format!("{}/", def.storage_prefix);
-        let below = if selection.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", selection.namespace) };
+        let below =
+            if selection.namespace.is_empty() { prefix.clone() } else { format!("{prefix}{}/", selection.namespace) };
         let first = format!("{prefix}{start}");
         let mut request = ListRequest {
             start: if first > below { first } else { below.clone() },
@@ -161,15 +176,24 @@ impl Registry {
         }
     }
 
-    fn list_cached(&self, def: &'static ResourceDef, selection: &Selection, limit: usize, start: &str, at: Option<u64>) -> Result<Listed, Status> {
+    fn list_cached(
+        &self,
+        def: &'static ResourceDef,
+        selection: &Selection,
+        limit: usize,
+        start: &str,
+        at: Option<u64>,
+    ) -> Result<Listed, Status> {
         let position = self.cache().position();
         let part = self.cache().of(def)?.list(selection, start, limit);
         let revision = match at {
             Some(revision) if part.last_change <= revision => revision,
             _ => position.max(part.last_change),
         };
-        let continue_token = part.stopped_at.map(|last| ContinueToken::after(&last, revision).encode()).unwrap_or_default();
-        let items = part.items.into_iter().map(|object| convert::from_storage(def, object)).collect::<Result<_, _>>()?;
+        let continue_token =
+            part.stopped_at.map(|last| ContinueToken::after(&last, revision).encode()).unwrap_or_default();
+        let items =
+            part.items.into_iter().map(|object| convert::from_storage(def, object)).collect::<Result<_, _>>()?;
         Ok(Listed { items, revision, continue_token, remaining: part.remaining })
     }
 
@@ -178,7 +202,12 @@ impl Registry {
     /// # Errors
     /// `Expired` when the revision asked for has left the window; for options that
     /// contradict each other; for failures of the store.
-    pub async fn watch(&self, def: &'static ResourceDef, namespace: &str, query: &WatchQuery) -> Result<Watching, Status> {
+    pub async fn watch(
+        &self,
+        def: &'static ResourceDef,
+        namespace: &str,
+        query: &WatchQuery,
+    ) -> Result<Watching, Status> {
         check_watch(query)?;
         let selection = Selection::parse(def, Some(namespace), &query.labels, &query.fields)?;
         let from_now = matches!(query.resource_version.as_str(), "" | "0");
@@ -186,7 +215,8 @@ impl Registry {
         if wants_initial {
             self.fresh_enough(&query.resource_version).await?;
             let (part, revision, watcher) = self.cache().snapshot_and_watch(def, selection)?;
-            let initial = part.items.into_iter().map(|object| convert::from_storage(def, object)).collect::<Result<_, _>>()?;
+            let initial =
+                part.items.into_iter().map(|object| convert::from_storage(def, object)).collect::<Result<_, _>>()?;
             let initial_end = (query.send_initial_events == Some(true)).then_some(revision);
             return Ok(Watching { initial, initial_end, watcher });
         }

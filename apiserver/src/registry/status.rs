@@ -23,7 +23,11 @@ pub(crate) fn not_found(def: &ResourceDef, name: &str) -> Status {
 }
 
 pub(crate) fn not_supported(def: &ResourceDef, what: &str) -> Status {
-    Status::failure(405, "MethodNotAllowed", format!("{what} is not supported on resources of kind {:?}", def.group_resource()))
+    Status::failure(
+        405,
+        "MethodNotAllowed",
+        format!("{what} is not supported on resources of kind {:?}", def.group_resource()),
+    )
 }
 
 /// Upstream's 422 for options of a list or watch.

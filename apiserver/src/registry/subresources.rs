@@ -25,7 +25,12 @@ impl Registry {
     ///
     /// # Errors
     /// As the subresource says; 405 for those that cannot be created.
-    pub async fn create_subresource(&self, context: &RequestContext, target: Target<'_>, body: Value) -> Result<Value, Status> {
+    pub async fn create_subresource(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        body: Value,
+    ) -> Result<Value, Status> {
         if let Some(handler) = self.virtual_resource(target.def, target.subresource) {
             return handler.create(context, target.namespace, target.name, body).await;
         }
@@ -45,11 +50,21 @@ impl Registry {
         scale_object(&object)
     }
 
-    pub(super) async fn update_scale(&self, context: &RequestContext, target: Target<'_>, scale: Value) -> Result<Written, Status> {
+    pub(super) async fn update_scale(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        scale: Value,
+    ) -> Result<Written, Status> {
         self.change_scale(context, target, &|_| Ok(scale.clone())).await
     }
 
-    pub(super) async fn patch_scale(&self, context: &RequestContext, target: Target<'_>, patch: &PatchBody) -> Result<Written, Status> {
+    pub(super) async fn patch_scale(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        patch: &PatchBody,
+    ) -> Result<Written, Status> {
         let make = |scale: &Value| match patch {
             PatchBody::Json(patch) => crate::patch::json(scale, patch),
             // A Scale has no lists of objects: both merges do the same.
@@ -96,7 +111,12 @@ impl Registry {
     }
 
     /// Assigns a pod to a node, once.
-    pub(super) async fn bind(&self, context: &RequestContext, target: Target<'_>, binding: &Value) -> Result<Value, Status> {
+    pub(super) async fn bind(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        binding: &Value,
+    ) -> Result<Value, Status> {
         let node = text(&binding["target"], "name");
         let kind = text(&binding["target"], "kind");
         if node.is_empty() {
@@ -179,7 +199,8 @@ impl Registry {
 
     /// Takes one disruption from the budget that covers `pod`, if one does.
     async fn spend_budget(&self, context: &RequestContext, pod: &Object) -> Result<(), Status> {
-        let def = resource("policy", "v1", "poddisruptionbudgets").ok_or_else(|| Status::internal("policy/v1 is not served"))?;
+        let def = resource("policy", "v1", "poddisruptionbudgets")
+            .ok_or_else(|| Status::internal("policy/v1 is not served"))?;
         let selection = Selection { namespace: pod.meta().namespace.clone(), ..Selection::default() };
         let budgets = self.cache().of(def)?.list(&selection, "", 0).items;
         let covering: Vec<_> = budgets
@@ -239,7 +260,12 @@ impl Registry {
     ///
     /// # Errors
     /// As for `pods/binding`.
-    pub async fn create_binding(&self, context: &RequestContext, namespace: &str, binding: &Value) -> Result<Value, Status> {
+    pub async fn create_binding(
+        &self,
+        context: &RequestContext,
+        namespace: &str,
+        binding: &Value,
+    ) -> Result<Value, Status> {
         let def = resource("", "v1", "pods").ok_or_else(|| Status::internal("pods are not served"))?;
         let name = text(&binding["metadata"], "name");
         if name.is_empty() {

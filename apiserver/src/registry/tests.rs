@@ -1,54 +1,15 @@
-//! The verbs over a real store: Debian's etcd.
+//! The verbs over a real store, in process.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use quorate_proto::status::Status;
 use serde_json::{Value, json};
-use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 
-use super::context::RequestContext;
-use super::{Config, DeleteRequest, ListQuery, PatchBody, Registry, Target, WatchQuery};
-use crate::schema::{ResourceDef, resource};
-use crate::storage::testing::{EtcdProcess, etcd};
+use super::testing::{World, def, target};
+use super::{Config, DeleteRequest, ListQuery, PatchBody, Target, WatchQuery};
 use crate::watch_cache::Seen;
 
-struct World {
-    registry: Registry,
-    context: RequestContext,
-    cancel: CancellationToken,
-    _etcd: EtcdProcess,
-}
-
-impl Drop for World {
-    fn drop(&mut self) {
-        self.cancel.cancel();
-    }
-}
-
-fn def(group: &str, name: &str) -> &'static ResourceDef {
-    resource(group, "v1", name).expect("the resource is served")
-}
-
-fn target<'a>(def: &'static ResourceDef, name: &'a str) -> Target<'a> {
-    Target { def, namespace: if def.namespaced { "default" } else { "" }, name, subresource: "" }
-}
-
 impl World {
-    async fn start() -> Self {
-        let (etcd, storage) = etcd().await;
-        let registry = Registry::new(Arc::new(storage), Config::default());
-        let cancel = CancellationToken::new();
-        let (running, token) = (registry.clone(), cancel.clone());
-        let (_, leadership) = watch::channel(None);
-        tokio::spawn(async move { running.run(leadership, token).await });
-        tokio::time::timeout(Duration::from_secs(10), registry.cache().ready()).await.expect("the cache fills");
-        let world = Self { registry, context: RequestContext::system("test"), cancel, _etcd: etcd };
-        world.create("", "namespaces", json!({"metadata": {"name": "default"}})).await.unwrap();
-        world
-    }
-
     async fn create(&self, group: &str, name: &str, mut object: Value) -> Result<Value, Status> {
         let def = def(group, name);
         object["kind"] = def.kind.into();
@@ -76,10 +37,11 @@ fn pod(name: &str) -> Value {
     json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}})
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn objects_live_and_die() {
     let world = World::start().await;
-    let created = world.create("", "configmaps", json!({"metadata": {"generateName": "c-"}, "data": {"a": "1"}})).await.unwrap();
+    let created =
+        world.create("", "configmaps", json!({"metadata": {"generateName": "c-"}, "data": {"a": "1"}})).await.unwrap();
     let name = created["metadata"]["name"].as_str().unwrap().to_owned();
     assert_eq!(name.len(), 7);
     assert!(created["metadata"]["uid"].is_string());
@@ -91,7 +53,9 @@ async fn objects_live_and_die() {
     let stale = world.update(target(maps, &name), changed).await.unwrap_err();
     assert_eq!(
         stale.message,
-        format!("Operation cannot be fulfilled on configmaps {name:?}: the object has been modified; please apply your changes to the latest version and try again")
+        format!(
+            "Operation cannot be fulfilled on configmaps {name:?}: the object has been modified; please apply your changes to the latest version and try again"
+        )
     );
     let again = world.update(target(maps, &name), updated.clone()).await.unwrap();
     assert_eq!(again["metadata"]["resourceVersion"], updated["metadata"]["resourceVersion"], "nothing changed");
@@ -106,12 +70,14 @@ async fn objects_live_and_die() {
     assert_eq!(world.delete(target(maps, &name)).await.unwrap_err().code, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_objects_are_refused_in_upstreams_words() {
     let world = World::start().await;
     let refused = world.create("", "pods", json!({"metadata": {"name": "Bad"}, "spec": {}})).await.unwrap_err();
     assert_eq!((refused.code, refused.reason.as_str()), (422, "Invalid"));
-    assert!(refused.message.starts_with("Pod \"Bad\" is invalid: [metadata.name: Invalid value: \"Bad\": a lowercase RFC 1123 subdomain must consist of"));
+    assert!(refused.message.starts_with(
+        "Pod \"Bad\" is invalid: [metadata.name: Invalid value: \"Bad\": a lowercase RFC 1123 subdomain must consist of"
+    ));
     assert!(refused.message.ends_with("spec.containers: Required value]"), "{}", refused.message);
 
     let pods = def("", "pods");
@@ -139,7 +105,7 @@ async fn bad_objects_are_refused_in_upstreams_words() {
     );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn status_and_spec_are_written_apart() {
     let world = World::start().await;
     let created = world.create("", "pods", pod("p")).await.unwrap();
@@ -159,7 +125,10 @@ async fn status_and_spec_are_written_apart() {
     world.registry.create_subresource(&world.context, bind, binding.clone()).await.unwrap();
     assert_eq!(world.get("", "pods", "p").await.unwrap()["spec"]["nodeName"], "n1");
     let twice = world.registry.create_subresource(&world.context, bind, binding).await.unwrap_err();
-    assert_eq!(twice.message, "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\"");
+    assert_eq!(
+        twice.message,
+        "Operation cannot be fulfilled on pods/binding \"p\": pod p is already assigned to node \"n1\""
+    );
 
     // A running pod ends when its node says so.
     assert!(!world.delete(target(pods, "p")).await.unwrap());
@@ -167,7 +136,7 @@ async fn status_and_spec_are_written_apart() {
     assert!(world.registry.delete(&world.context, target(pods, "p"), &now).await.unwrap().gone);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn finalizers_hold_objects_and_namespaces() {
     let world = World::start().await;
     let maps = def("", "configmaps");
@@ -193,7 +162,7 @@ async fn finalizers_hold_objects_and_namespaces() {
     assert_eq!(world.get("", "namespaces", "default").await.unwrap_err().code, 404);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn services_never_share_addresses() {
     let world = World::start().await;
     let service = |name: &str, spec: Value| json!({"metadata": {"name": name}, "spec": spec});
@@ -203,24 +172,35 @@ async fn services_never_share_addresses() {
     assert!(Config::default().service_cidr.contains(&address.parse::<std::net::Ipv4Addr>().unwrap()));
     let port = first["spec"]["ports"][0]["nodePort"].clone();
     assert!(port.as_i64().is_some_and(|port| (30000..=32767).contains(&port)));
-    let taken = world.create("", "services", service("b", json!({"ports": ports, "clusterIP": address}))).await.unwrap_err();
+    let taken =
+        world.create("", "services", service("b", json!({"ports": ports, "clusterIP": address}))).await.unwrap_err();
     assert_eq!(
         taken.message,
-        format!("Service \"b\" is invalid: spec.clusterIPs: Invalid value: [{address:?}]: failed to allocate IP {address}: provided IP is already allocated")
+        format!(
+            "Service \"b\" is invalid: spec.clusterIPs: Invalid value: [{address:?}]: failed to allocate IP {address}: provided IP is already allocated"
+        )
     );
     let asked = json!([{"port": 80, "nodePort": port}]);
-    let taken = world.create("", "services", service("b", json!({"ports": asked, "type": "NodePort"}))).await.unwrap_err();
+    let taken =
+        world.create("", "services", service("b", json!({"ports": asked, "type": "NodePort"}))).await.unwrap_err();
     assert!(taken.message.ends_with("provided port is already allocated"), "{}", taken.message);
     world.delete(target(def("", "services"), "a")).await.unwrap();
-    world.create("", "services", service("b", json!({"ports": asked, "type": "NodePort", "clusterIP": address}))).await.unwrap();
+    world
+        .create("", "services", service("b", json!({"ports": asked, "type": "NodePort", "clusterIP": address})))
+        .await
+        .unwrap();
     let mut kept = world.get("", "services", "b").await.unwrap();
     kept["spec"]["clusterIP"] = "10.96.7.7".into();
     kept["spec"]["clusterIPs"] = json!(["10.96.7.7"]);
     let fixed = world.update(target(def("", "services"), "b"), kept).await.unwrap_err();
-    assert!(fixed.message.contains("spec.clusterIPs[0]: Invalid value: \"10.96.7.7\": may not change once set"), "{}", fixed.message);
+    assert!(
+        fixed.message.contains("spec.clusterIPs[0]: Invalid value: \"10.96.7.7\": may not change once set"),
+        "{}",
+        fixed.message
+    );
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn parts_of_a_list_are_of_one_revision() {
     let world = World::start().await;
     for name in ["a", "b", "c", "d"] {
@@ -239,19 +219,31 @@ async fn parts_of_a_list_are_of_one_revision() {
     assert_eq!((second.revision, second.continue_token.as_str()), (first.revision, ""));
     let now = world.registry.list(maps, "default", &ListQuery::default()).await.unwrap();
     assert_eq!(names(&now), ["a", "b", "bb", "d"]);
-    let exact = ListQuery { resource_version: first.revision.to_string(), resource_version_match: "Exact".to_owned(), ..ListQuery::default() };
+    let exact = ListQuery {
+        resource_version: first.revision.to_string(),
+        resource_version_match: "Exact".to_owned(),
+        ..ListQuery::default()
+    };
     assert_eq!(names(&world.registry.list(maps, "default", &exact).await.unwrap()), ["a", "b", "c", "d"]);
     let future = ListQuery { resource_version: "999999999".to_owned(), ..ListQuery::default() };
     let early = world.registry.list(maps, "default", &future).await.unwrap_err();
     assert_eq!((early.code, early.details.unwrap().causes[0].reason.as_str()), (504, "ResourceVersionTooLarge"));
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_selector_shows_objects_come_and_go() {
     let world = World::start().await;
     let maps = def("", "configmaps");
-    world.create("", "configmaps", json!({"metadata": {"name": "in", "labels": {"x": "1"}}, "data": {"a": "1"}})).await.unwrap();
-    let query = WatchQuery { labels: "x=1".to_owned(), send_initial_events: Some(true), resource_version_match: "NotOlderThan".to_owned(), ..WatchQuery::default() };
+    world
+        .create("", "configmaps", json!({"metadata": {"name": "in", "labels": {"x": "1"}}, "data": {"a": "1"}}))
+        .await
+        .unwrap();
+    let query = WatchQuery {
+        labels: "x=1".to_owned(),
+        send_initial_events: Some(true),
+        resource_version_match: "NotOlderThan".to_owned(),
+        ..WatchQuery::default()
+    };
     let mut watching = world.registry.watch(maps, "default", &query).await.unwrap();
     assert_eq!(watching.initial.len(), 1);
     assert!(watching.initial_end.is_some());
@@ -272,4 +264,26 @@ async fn a_selector_shows_objects_come_and_go() {
     let expired = world.registry.watch(maps, "default", &old).await.unwrap_err();
     assert_eq!((expired.code, expired.reason.as_str()), (410, "Expired"));
     assert!(expired.message.starts_with("too old resource version: 1 ("));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_goes_on_at_another_server() {
+    let world = World::start().await;
+    let maps = def("", "configmaps");
+    let created = world.create("", "configmaps", json!({"metadata": {"name": "a"}, "data": {"n": "1"}})).await.unwrap();
+    let patch = PatchBody::Merge(json!({"data": {"n": "2"}}));
+    world.registry.patch(&world.context, target(maps, "a"), &patch).await.unwrap();
+    world.delete(target(maps, "a")).await.unwrap();
+
+    // This one starts after everything has happened.
+    let other = world.another_server().await;
+    let from = created["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let query = WatchQuery { resource_version: from, ..WatchQuery::default() };
+    let mut watching = other.watch(maps, "default", &query).await.unwrap();
+    let mut seen = Vec::new();
+    while seen.len() < 2 {
+        seen.extend(tokio::time::timeout(Duration::from_secs(5), watching.watcher.next()).await.unwrap().unwrap());
+    }
+    assert!(matches!(&seen[0], Seen::Modified(object) if object.value()["data"]["n"] == "2"), "{:?}", seen[0]);
+    assert!(matches!(&seen[1], Seen::Deleted(object) if object.value()["data"]["n"] == "2"), "{:?}", seen[1]);
 }

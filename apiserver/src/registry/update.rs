@@ -60,7 +60,7 @@ impl Registry {
         if unconditional && !strategy(target.def).allows_unconditional_update() {
             let cause = quorate_proto::status::StatusCause {
                 reason: "FieldValueInvalid".to_owned(),
-                message: "Invalid value: 0: must be specified for an update".to_owned(),
+                message: "Invalid value: 0x0: must be specified for an update".to_owned(),
                 field: "metadata.resourceVersion".to_owned(),
             };
             return Err(Status::invalid(target.def.group, target.def.kind, target.name, vec![cause]));
@@ -70,8 +70,11 @@ impl Registry {
         }
         let replaced = self.change(context, target, &|_current| Ok(object.clone())).await;
         match replaced {
-            Err(status) if status.is_not_found() && unconditional && target.subresource.is_empty()
-                && strategy(target.def).allows_create_on_update() =>
+            Err(status)
+                if status.is_not_found()
+                    && unconditional
+                    && target.subresource.is_empty()
+                    && strategy(target.def).allows_create_on_update() =>
             {
                 let object = self.create(context, target, object).await?;
                 Ok(Written { object, created: true })
@@ -84,7 +87,12 @@ impl Registry {
     ///
     /// # Errors
     /// As [`Registry::update`], and when the patch does not fit the object.
-    pub async fn patch(&self, context: &RequestContext, target: Target<'_>, patch: &PatchBody) -> Result<Written, Status> {
+    pub async fn patch(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        patch: &PatchBody,
+    ) -> Result<Written, Status> {
         if target.subresource == "scale" {
             return self.patch_scale(context, target, patch).await;
         }
@@ -106,7 +114,12 @@ impl Registry {
     }
 
     /// Makes a change of the newest version, again when somebody else was faster.
-    pub(super) async fn change(&self, context: &RequestContext, target: Target<'_>, make: Make<'_>) -> Result<Arc<Object>, Status> {
+    pub(super) async fn change(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        make: Make<'_>,
+    ) -> Result<Arc<Object>, Status> {
         // Memory first: most of the time it is the newest, and the store says when not.
         let mut current = self.cache().of(target.def)?.get(&target.relative_key());
         let mut is_newest = false;
@@ -129,7 +142,14 @@ impl Registry {
         Err(Status::modified(target.def.group, target.def.resource, target.name))
     }
 
-    async fn change_once(&self, context: &RequestContext, target: Target<'_>, current: &Arc<Object>, make: Make<'_>, is_newest: bool) -> Result<Arc<Object>, Missed> {
+    async fn change_once(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        current: &Arc<Object>,
+        make: Make<'_>,
+        is_newest: bool,
+    ) -> Result<Arc<Object>, Missed> {
         let def = target.def;
         let strategy = strategy(def);
         let old = convert::value_from_storage(def, current.value().as_ref().clone());
@@ -179,9 +199,15 @@ impl Registry {
             return if is_newest { Ok(Arc::clone(current)) } else { Err(Missed::Newer(self.read(target).await?)) };
         }
         if context.dry_run {
-            return Object::from_stored(&value, current.revision()).map(Arc::new).map_err(|error| Missed::Status(Status::internal(error)));
+            return Object::from_stored(&value, current.revision())
+                .map(Arc::new)
+                .map_err(|error| Missed::Status(Status::internal(error)));
         }
-        let write = if ends { Write::Delete { key: target.key() } } else { Write::Put { key: target.key(), value: value.clone() } };
+        let write = if ends {
+            Write::Delete { key: target.key() }
+        } else {
+            Write::Put { key: target.key(), value: value.clone() }
+        };
         let mut transaction = Transaction {
             conditions: vec![Condition { key: target.key(), mod_revision: current.revision() }],
             writes: vec![write],
@@ -192,13 +218,21 @@ impl Registry {
             claims.add_to(&mut transaction);
         }
         match self.storage().transact(transaction, context.fence).await {
-            Ok(revision) => Object::from_stored(&value, revision).map(Arc::new).map_err(|error| Missed::Status(Status::internal(error))),
+            Ok(revision) => Object::from_stored(&value, revision)
+                .map(Arc::new)
+                .map_err(|error| Missed::Status(Status::internal(error))),
             Err(StorageError::Conflict { found }) => {
                 let newest = found.into_iter().next().flatten();
                 if newest.as_ref().is_some_and(|item| item.mod_revision == current.revision()) {
-                    return Err(Missed::Status(claims.refusal(def, target.name)));
+                    // The object is as it was: what it claims is taken.
+                    return Err(if claims.can_choose_again {
+                        Missed::Newer(Some(Arc::clone(current)))
+                    } else {
+                        Missed::Status(claims.refusal(def, target.name))
+                    });
                 }
-                let newest = newest.map(|item| Object::from_stored(&item.value, item.mod_revision).map(Arc::new)).transpose();
+                let newest =
+                    newest.map(|item| Object::from_stored(&item.value, item.mod_revision).map(Arc::new)).transpose();
                 Err(Missed::Newer(newest.map_err(Status::internal)?))
             }
             Err(error) => Err(Missed::Status(of_storage(&error))),
@@ -320,7 +354,9 @@ fn merge_part(target: Target<'_>, mut new: Value, old: &Value) -> Result<Value, 
             }
             Ok(object)
         }
-        other => Err(Status::failure(405, "MethodNotAllowed", format!("{}/{other} cannot be updated", def.group_resource()))),
+        other => {
+            Err(Status::failure(405, "MethodNotAllowed", format!("{}/{other} cannot be updated", def.group_resource())))
+        }
     }
 }
 
@@ -339,7 +375,15 @@ fn carry_metadata(object: &mut Value, old: &Value, target: Target<'_>) -> Result
             ),
         ));
     }
-    let kept = ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "namespace", "generateName"];
+    let kept = [
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "generation",
+        "namespace",
+        "generateName",
+    ];
     for field in kept {
         match old["metadata"].get(field) {
             Some(value) => set(metadata, field, value.clone()),
@@ -354,7 +398,8 @@ fn carry_metadata(object: &mut Value, old: &Value, target: Target<'_>) -> Result
 
 /// A change of anything but metadata and status is a new generation.
 fn count_generation(target: Target<'_>, object: &mut Value, old: &Value) {
-    if !has_generation(target.def) || target.subresource == "status" {
+    // Being assigned to a node is not a wish of the pod's owner.
+    if !has_generation(target.def) || matches!(target.subresource, "status" | "binding") {
         return;
     }
     let wish = |value: &Value| -> Vec<(String, Value)> {

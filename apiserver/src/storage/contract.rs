@@ -39,7 +39,10 @@ async fn writes_are_conditional(storage: &dyn Storage) {
     assert_eq!((found.value.as_ref(), found.mod_revision), (b"1".as_slice(), first));
     let second = storage.update("/registry/a/x", bytes("2"), first, None).await.unwrap();
     assert!(second > first);
-    assert!(matches!(storage.update("/registry/a/x", bytes("3"), first, None).await, Err(StorageError::Conflict { .. })));
+    assert!(matches!(
+        storage.update("/registry/a/x", bytes("3"), first, None).await,
+        Err(StorageError::Conflict { .. })
+    ));
     let got = storage.get("/registry/a/x").await.unwrap();
     assert!(got.revision >= second);
     assert_eq!(got.value.unwrap().value, bytes("2"));
@@ -88,21 +91,31 @@ async fn transactions_are_atomic(storage: &dyn Storage) {
 async fn watches_tell_everything_in_order(storage: &dyn Storage) {
     let from = storage.read_index().await.unwrap() + 1;
     let first = storage.create("/registry/w/x", bytes("1"), None).await.unwrap();
-    let mut watch = storage.watch("/registry/w/", from).await.unwrap();
+    let mut watch = storage.watch("/registry/w/", from, true).await.unwrap();
     let second = storage.update("/registry/w/x", bytes("2"), first, None).await.unwrap();
     storage.create("/registry/other", bytes("-"), None).await.unwrap();
     let third = storage.delete("/registry/w/x", second, None).await.unwrap();
     let mut seen = Vec::new();
     while seen.len() < 3 {
         if let WatchMessage::Events(events) = next(&mut watch).await {
-            seen.extend(events.into_iter().map(|event| (event.revision, event.value)));
+            seen.extend(events.into_iter().map(|event| {
+                let previous = event.previous.map(|item| item.value);
+                (event.revision, event.value, previous, event.is_creation)
+            }));
         }
     }
-    assert_eq!(seen, [(first, Some(bytes("1"))), (second, Some(bytes("2"))), (third, None)]);
+    let expected = [
+        (first, Some(bytes("1")), None, true),
+        (second, Some(bytes("2")), Some(bytes("1")), false),
+        (third, None, Some(bytes("2")), false),
+    ];
+    assert_eq!(seen, expected);
     let quiet = storage.create("/registry/other2", bytes("-"), None).await.unwrap();
     for _ in 0..50 {
         watch.request_progress().await.unwrap();
-        if let Ok(Ok(WatchMessage::Progress(revision))) = tokio::time::timeout(Duration::from_millis(200), watch.next()).await {
+        if let Ok(Ok(WatchMessage::Progress(revision))) =
+            tokio::time::timeout(Duration::from_millis(200), watch.next()).await
+        {
             if revision >= quiet {
                 return;
             }
@@ -116,7 +129,7 @@ async fn compacted_history_is_gone(storage: &dyn Storage) {
     let new = storage.update("/registry/c/x", bytes("2"), old, None).await.unwrap();
     storage.compact(new).await.unwrap();
     assert!(matches!(keys(storage, Some(old), 0).await, Err(StorageError::Compacted { .. })));
-    let mut watch = storage.watch("/registry/c/", old).await.unwrap();
+    let mut watch = storage.watch("/registry/c/", old, false).await.unwrap();
     let outcome = tokio::time::timeout(Duration::from_secs(10), watch.next()).await.unwrap();
     assert!(matches!(outcome, Err(StorageError::Compacted { compacted }) if compacted >= new), "{outcome:?}");
     assert_eq!(storage.get("/registry/c/x").await.unwrap().value.unwrap().value, bytes("2"));
@@ -129,4 +142,16 @@ async fn etcd_keeps_the_contract() {
     let fence = Some(quorate_proto::fence::Fence { generation: 1, term: 1 });
     let refused = storage.create("/registry/a/fenced", bytes("1"), fence).await;
     assert!(matches!(refused, Err(StorageError::NotSupported(_))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn our_own_store_keeps_the_contract() {
+    let (member, storage) = super::testing::local().await;
+    check(&storage).await;
+    let fence = *member.store.leadership().borrow();
+    storage.create("/registry/a/fenced", bytes("1"), fence).await.unwrap();
+    let over = fence.map(|fence| quorate_proto::fence::Fence { term: fence.term + 1, ..fence });
+    let refused = storage.create("/registry/a/later", bytes("1"), over).await;
+    assert!(matches!(refused, Err(StorageError::Fenced)), "{refused:?}");
+    member.store.shutdown().await;
 }

@@ -1,4 +1,7 @@
 //! Storage over gRPC: any etcd v3 endpoint, ours or a real etcd.
+//!
+//! A real etcd should be 3.4.25, 3.5.8 or newer: older ones may report progress on a
+//! watch before they have made it, and a read right after may then miss a write.
 
 use std::time::Duration;
 
@@ -72,11 +75,11 @@ impl Storage for EtcdStorage {
         })
     }
 
-    fn watch<'a>(&'a self, prefix: &'a str, from: u64) -> BoxFuture<'a, Result<Box<dyn WatchStream>>> {
+    fn watch<'a>(&'a self, prefix: &'a str, from: u64, previous: bool) -> BoxFuture<'a, Result<Box<dyn WatchStream>>> {
         let mut client = self.watch.clone();
         Box::pin(async move {
             let (requests, receiver) = mpsc::channel(WATCH_REQUESTS);
-            let create = watch_request::RequestUnion::CreateRequest(messages::watch(prefix, from));
+            let create = watch_request::RequestUnion::CreateRequest(messages::watch(prefix, from, previous));
             // The channel is empty: there is room.
             let _ = requests.try_send(WatchRequest { request_union: Some(create) });
             let responses = in_time(client.watch(ReceiverStream::new(receiver))).await?;

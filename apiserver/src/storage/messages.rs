@@ -6,7 +6,9 @@ use quorate_proto::etcd::{
     TxnResponse, WatchCreateRequest, WatchResponse, compare, mvccpb, request_op, response_op,
 };
 
-use super::{Event, Got, KeyValue, ListPage, ListRequest, Result, StorageError, Transaction, WatchMessage, Write, prefix_end};
+use super::{
+    Event, Got, KeyValue, ListPage, ListRequest, Result, StorageError, Transaction, WatchMessage, Write, prefix_end,
+};
 
 pub(super) fn get(key: &str) -> RangeRequest {
     RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..RangeRequest::default() }
@@ -27,12 +29,13 @@ pub(super) fn list(request: &ListRequest) -> RangeRequest {
     }
 }
 
-pub(super) fn watch(prefix: &str, from: u64) -> WatchCreateRequest {
+pub(super) fn watch(prefix: &str, from: u64, previous: bool) -> WatchCreateRequest {
     WatchCreateRequest {
         key: Bytes::copy_from_slice(prefix.as_bytes()),
         range_end: Bytes::from(prefix_end(prefix)),
         start_revision: to_wire(from),
         progress_notify: true,
+        prev_kv: previous,
         ..WatchCreateRequest::default()
     }
 }
@@ -64,9 +67,10 @@ fn write(write: Write) -> RequestOp {
         Write::Put { key, value } => {
             request_op::Request::RequestPut(PutRequest { key: key.into(), value, ..PutRequest::default() })
         }
-        Write::Delete { key } => {
-            request_op::Request::RequestDeleteRange(DeleteRangeRequest { key: key.into(), ..DeleteRangeRequest::default() })
-        }
+        Write::Delete { key } => request_op::Request::RequestDeleteRange(DeleteRangeRequest {
+            key: key.into(),
+            ..DeleteRangeRequest::default()
+        }),
     };
     RequestOp { request: Some(request) }
 }
@@ -120,8 +124,16 @@ pub(super) fn watched(response: WatchResponse) -> Result<Option<WatchMessage>> {
 
 fn event(event: mvccpb::Event) -> Option<Event> {
     let is_delete = event.r#type() == mvccpb::event::EventType::Delete;
-    let item = key_value(event.kv?)?;
-    Some(Event { key: item.key, revision: item.mod_revision, value: (!is_delete).then_some(item.value) })
+    let kv = event.kv?;
+    let is_creation = !is_delete && kv.create_revision == kv.mod_revision;
+    let item = key_value(kv)?;
+    Some(Event {
+        key: item.key,
+        revision: item.mod_revision,
+        value: (!is_delete).then_some(item.value),
+        previous: event.prev_kv.and_then(key_value),
+        is_creation,
+    })
 }
 
 /// Keys that are not UTF-8 cannot be ours: they are left out.

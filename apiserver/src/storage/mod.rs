@@ -4,10 +4,11 @@
 //! process, [`etcd`] is any etcd v3 endpoint. Always: a revision given out here is the
 //! store's own, so that it means the same on every API server.
 
+pub mod continue_token;
 #[cfg(test)]
 mod contract;
-pub mod continue_token;
 pub mod etcd;
+pub mod local;
 mod messages;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -127,6 +128,10 @@ pub struct Event {
     pub revision: u64,
     /// `None`: the key was deleted.
     pub value: Option<Bytes>,
+    /// What stood there before: when asked for, and as far as history goes.
+    pub previous: Option<KeyValue>,
+    /// The key did not exist before.
+    pub is_creation: bool,
 }
 
 /// A running watch.
@@ -157,8 +162,9 @@ pub trait Storage: Send + Sync + 'static {
     /// `Conflict` when a condition does not hold, `Fenced` when `fence` no longer reigns.
     fn transact(&self, transaction: Transaction, fence: Option<Fence>) -> BoxFuture<'_, Result<u64>>;
 
-    /// Watches all keys that begin with `prefix`, from revision `from` on (inclusive).
-    fn watch<'a>(&'a self, prefix: &'a str, from: u64) -> BoxFuture<'a, Result<Box<dyn WatchStream>>>;
+    /// Watches all keys that begin with `prefix`, from revision `from` on (inclusive);
+    /// with `previous`, events also carry what stood there before.
+    fn watch<'a>(&'a self, prefix: &'a str, from: u64, previous: bool) -> BoxFuture<'a, Result<Box<dyn WatchStream>>>;
 
     /// A revision that holds every write that was acknowledged before this call.
     fn read_index(&self) -> BoxFuture<'_, Result<u64>>;
@@ -172,7 +178,13 @@ pub trait Storage: Send + Sync + 'static {
     }
 
     /// Replaces `key` if it still is at `mod_revision`.
-    fn update<'a>(&'a self, key: &'a str, value: Bytes, mod_revision: u64, fence: Option<Fence>) -> BoxFuture<'a, Result<u64>> {
+    fn update<'a>(
+        &'a self,
+        key: &'a str,
+        value: Bytes,
+        mod_revision: u64,
+        fence: Option<Fence>,
+    ) -> BoxFuture<'a, Result<u64>> {
         self.transact(
             Transaction {
                 conditions: vec![Condition { key: key.to_owned(), mod_revision }],

@@ -1,13 +1,15 @@
-//! Real stores for tests: Debian's etcd on a port of its own.
+//! Real stores for tests: our own in process, and Debian's etcd on a port of its own.
 
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use quorate_store::{Config, Store};
 use tonic::transport::Endpoint;
 
 use super::Storage;
 use super::etcd::EtcdStorage;
+use super::local::LocalStorage;
 
 /// A running etcd; it ends with this value.
 pub(crate) struct EtcdProcess {
@@ -51,4 +53,23 @@ pub(crate) async fn etcd() -> (EtcdProcess, EtcdStorage) {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     panic!("etcd answers within 30 s");
+}
+
+/// A member of a cluster of one in a directory that ends with this value.
+pub(crate) struct Member {
+    pub(crate) store: Store,
+    _directory: tempfile::TempDir,
+}
+
+/// Starts a store and waits until it leads.
+pub(crate) async fn local() -> (Member, LocalStorage) {
+    let directory = tempfile::tempdir().expect("a directory can be made");
+    let mut config = Config::new("test", directory.path());
+    config.log_segment_bytes = 1 << 20;
+    let store = Store::start(config).await.expect("the store starts");
+    let mut leadership = store.leadership();
+    let leads = leadership.wait_for(Option::is_some);
+    tokio::time::timeout(Duration::from_secs(20), leads).await.expect("it leads within 20 s").expect("it lives");
+    let storage = LocalStorage::new(store.clone());
+    (Member { store, _directory: directory }, storage)
 }

@@ -58,11 +58,13 @@ impl Default for Cache {
 }
 
 impl Cache {
-    /// Starts over with `objects` as they are at `revision`; watchers of before fall out.
-    pub(super) fn reset(&self, objects: BTreeMap<String, Arc<Object>>, revision: u64) {
+    /// Starts over with `objects` as they are at `revision` and `past`, all changes from
+    /// after `floor` up to there; watchers of before fall out.
+    pub(super) fn reset(&self, objects: BTreeMap<String, Arc<Object>>, revision: u64, floor: u64, past: Vec<Change>) {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         state.objects = objects;
-        state.window.restart(revision);
+        state.window.restart(floor);
+        past.into_iter().for_each(|change| state.window.push(Arc::new(change)));
         state.last_change = revision;
         self.changed.send_replace(state.window.next());
     }

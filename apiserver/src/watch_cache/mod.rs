@@ -86,9 +86,10 @@ impl WatchCache {
     /// # Errors
     /// `MethodNotAllowed` for resources that are never stored.
     pub fn of(&self, def: &ResourceDef) -> Result<&Arc<Cache>, Status> {
-        self.inner.caches.get(def.storage_prefix).ok_or_else(|| {
-            Status::failure(405, "MethodNotAllowed", format!("{} are not stored", def.group_resource()))
-        })
+        self.inner
+            .caches
+            .get(def.storage_prefix)
+            .ok_or_else(|| Status::failure(405, "MethodNotAllowed", format!("{} are not stored", def.group_resource())))
     }
 
     /// Waits until the caches hold every write that was acknowledged before the call.
@@ -96,7 +97,8 @@ impl WatchCache {
     /// # Errors
     /// When the store has no quorum, or the caches do not catch up in time.
     pub async fn catch_up(&self) -> Result<u64, Status> {
-        let revision = self.inner.storage.read_index().await.map_err(|error| crate::registry::status::of_storage(&error))?;
+        let revision =
+            self.inner.storage.read_index().await.map_err(|error| crate::registry::status::of_storage(&error))?;
         self.wait_for(revision).await?;
         Ok(revision)
     }

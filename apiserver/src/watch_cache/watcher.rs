@@ -28,6 +28,8 @@ pub struct Watcher {
     cache: Arc<Cache>,
     selection: Selection,
     cursor: u64,
+    /// What the client has seen before: with another server it may be ahead of this one.
+    after: u64,
     changed: watch::Receiver<u64>,
     /// Up to where the feed has filled all caches.
     position: watch::Receiver<u64>,
@@ -35,9 +37,15 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    pub(super) fn new(cache: Arc<Cache>, selection: Selection, cursor: u64, position: watch::Receiver<u64>, from: u64) -> Self {
+    pub(super) fn new(
+        cache: Arc<Cache>,
+        selection: Selection,
+        cursor: u64,
+        position: watch::Receiver<u64>,
+        from: u64,
+    ) -> Self {
         let changed = cache.changes();
-        Self { cache, selection, cursor, changed, position, delivered: from }
+        Self { cache, selection, cursor, after: from, changed, position, delivered: from }
     }
 
     /// Waits until there is something to see.
@@ -76,7 +84,8 @@ impl Watcher {
             };
             self.cursor += changes.len() as u64;
             self.delivered = self.delivered.max(last.revision);
-            seen.extend(changes.iter().filter_map(|change| see(&self.selection, change)));
+            let unseen = changes.iter().filter(|change| change.revision > self.after);
+            seen.extend(unseen.filter_map(|change| see(&self.selection, change)));
             if seen.len() >= BATCH {
                 return Ok(seen);
             }

@@ -42,9 +42,14 @@ impl Strategy for DeploymentStrategy {
                 );
             }
         }
-        let (deadline, ready) = (spec["progressDeadlineSeconds"].as_i64(), spec["minReadySeconds"].as_i64().unwrap_or(0));
+        let (deadline, ready) =
+            (spec["progressDeadlineSeconds"].as_i64(), spec["minReadySeconds"].as_i64().unwrap_or(0));
         if deadline.is_some_and(|deadline| deadline <= ready) {
-            errors.invalid("spec.progressDeadlineSeconds", &spec["progressDeadlineSeconds"], "must be greater than minReadySeconds");
+            errors.invalid(
+                "spec.progressDeadlineSeconds",
+                &spec["progressDeadlineSeconds"],
+                "must be greater than minReadySeconds",
+            );
         }
     }
 

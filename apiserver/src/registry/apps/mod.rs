@@ -25,7 +25,10 @@ pub(super) fn check_workload(spec: &Value, restart: &[&str], errors: &mut Errors
         errors.not_supported("spec.template.spec.restartPolicy", policy, restart);
     }
     if !template["spec"]["activeDeadlineSeconds"].is_null() && restart == ["Always"] {
-        errors.forbidden("spec.template.spec.activeDeadlineSeconds", "activeDeadlineSeconds in pod template is not supported for this kind");
+        errors.forbidden(
+            "spec.template.spec.activeDeadlineSeconds",
+            "activeDeadlineSeconds in pod template is not supported for this kind",
+        );
     }
 }
 
@@ -36,7 +39,9 @@ fn check_selector(selector: &Value, template: &Value, errors: &mut Errors) {
     }
     match LabelSelector::from_object(selector) {
         Err(error) => errors.invalid("spec.selector", selector, error),
-        Ok(parsed) if parsed.is_empty() => errors.invalid("spec.selector", selector, "empty selector is invalid for deployment"),
+        Ok(parsed) if parsed.is_empty() => {
+            errors.invalid("spec.selector", selector, "empty selector is invalid for deployment")
+        }
         Ok(parsed) => {
             let labels = &template["metadata"]["labels"];
             if !parsed.matches(&labels_of(labels)) {
@@ -67,7 +72,9 @@ pub(super) fn default_rolling(strategy: &mut Value, unavailable: Value, surge: V
 pub(super) fn check_amount(field: &str, value: &Value, errors: &mut Errors) {
     errors.non_negative(field, value);
     if let Some(text) = value.as_str() {
-        let number = text.strip_suffix('%').filter(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
+        let number = text
+            .strip_suffix('%')
+            .filter(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()));
         if number.is_none() {
             errors.invalid(field, value, "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')");
         }
@@ -86,7 +93,8 @@ pub(super) fn default_template(spec: &mut Value) {
             pod_spec::default(pod);
         }
         // Upstream writes an absent time of creation as null.
-        if let Some(metadata) = template.get_mut("metadata").filter(|metadata| metadata["creationTimestamp"].is_null()) {
+        if let Some(metadata) = template.get_mut("metadata").filter(|metadata| metadata["creationTimestamp"].is_null())
+        {
             super::strategy::remove(metadata, "creationTimestamp");
         }
     }

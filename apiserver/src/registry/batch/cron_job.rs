@@ -31,14 +31,22 @@ impl Strategy for CronJobStrategy {
             errors.required("spec.schedule", "");
         } else if !is_schedule(schedule) {
             let found = schedule.split_whitespace().count();
-            errors.invalid("spec.schedule", &spec["schedule"], format_args!("expected exactly 5 fields, found {found}: {schedule:?}"));
+            errors.invalid(
+                "spec.schedule",
+                &spec["schedule"],
+                format_args!("expected exactly 5 fields, found {found}: {schedule:?}"),
+            );
         }
         errors.one_of("spec.concurrencyPolicy", &spec["concurrencyPolicy"], &["Allow", "Forbid", "Replace"]);
         for field in ["startingDeadlineSeconds", "successfulJobsHistoryLimit", "failedJobsHistoryLimit"] {
             errors.non_negative(&format!("spec.{field}"), &spec[field]);
         }
         if text(&object["metadata"], "name").len() > NAME_LIMIT {
-            errors.invalid("metadata.name", &object["metadata"]["name"], format_args!("must be no more than {NAME_LIMIT} characters"));
+            errors.invalid(
+                "metadata.name",
+                &object["metadata"]["name"],
+                format_args!("must be no more than {NAME_LIMIT} characters"),
+            );
         }
         job::check_spec(&spec["jobTemplate"]["spec"], "spec.jobTemplate.spec", errors);
     }
@@ -51,5 +59,6 @@ fn is_schedule(schedule: &str) -> bool {
         return true;
     }
     let fields: Vec<&str> = schedule.split_whitespace().collect();
-    fields.len() == 5 && fields.iter().all(|field| field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"*,-/?".contains(&byte)))
+    fields.len() == 5
+        && fields.iter().all(|field| field.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"*,-/?".contains(&byte)))
 }

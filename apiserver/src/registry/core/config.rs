@@ -24,7 +24,11 @@ fn check_keys(data: &Value, field: &str, size: &mut usize, errors: &mut Errors) 
             errors.invalid(&format!("{field}[{key}]"), &Value::from(key.as_str()), KEY);
         }
         if key.len() > 253 {
-            errors.invalid(&format!("{field}[{key}]"), &Value::from(key.as_str()), "must be no more than 253 characters");
+            errors.invalid(
+                &format!("{field}[{key}]"),
+                &Value::from(key.as_str()),
+                "must be no more than 253 characters",
+            );
         }
         if matches!(key.as_str(), "." | "..") {
             errors.invalid(&format!("{field}[{key}]"), &Value::from(key.as_str()), format_args!("may not be '{key}'"));
@@ -54,7 +58,11 @@ impl Strategy for ConfigMapStrategy {
         check_keys(&object["binaryData"], "binaryData", &mut size, errors);
         for (key, _) in object["data"].as_object().into_iter().flatten() {
             if object["binaryData"].get(key).is_some() {
-                errors.invalid(&format!("data[{key}]"), &Value::from(key.as_str()), "duplicate of key present in binaryData");
+                errors.invalid(
+                    &format!("data[{key}]"),
+                    &Value::from(key.as_str()),
+                    "duplicate of key present in binaryData",
+                );
             }
         }
         if size > DATA_LIMIT_BYTES {

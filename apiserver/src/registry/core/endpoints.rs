@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::super::strategy::{Strategy, items, items_mut, default_to, text};
+use super::super::strategy::{Strategy, default_to, items, items_mut, text};
 use super::super::validation::Errors;
 
 /// How many endpoints one slice may hold. Source: discovery/v1.
@@ -85,7 +85,11 @@ impl Strategy for EventStrategy {
         let namespace = text(&object[about], "namespace");
         let own = text(&object["metadata"], "namespace");
         if !namespace.is_empty() && namespace != own {
-            errors.invalid(&format!("{about}.namespace"), &object[about]["namespace"], "does not match event.namespace");
+            errors.invalid(
+                &format!("{about}.namespace"),
+                &object[about]["namespace"],
+                "does not match event.namespace",
+            );
         }
     }
 

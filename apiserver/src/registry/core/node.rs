@@ -22,7 +22,11 @@ impl Strategy for NodeStrategy {
             if text(taint, "effect").is_empty() {
                 errors.required(&format!("{field}.effect"), "");
             } else {
-                errors.one_of(&format!("{field}.effect"), &taint["effect"], &["NoSchedule", "PreferNoSchedule", "NoExecute"]);
+                errors.one_of(
+                    &format!("{field}.effect"),
+                    &taint["effect"],
+                    &["NoSchedule", "PreferNoSchedule", "NoExecute"],
+                );
             }
             let same = |other: &&Value| other["key"] == taint["key"] && other["effect"] == taint["effect"];
             if items(&object["spec"], "taints").take(index).any(|other| same(&other)) {

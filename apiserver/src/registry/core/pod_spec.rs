@@ -169,7 +169,11 @@ pub(in crate::registry) fn validate(spec: &Value, field: &str, errors: &mut Erro
     );
     errors.non_negative(&format!("{field}.terminationGracePeriodSeconds"), &spec["terminationGracePeriodSeconds"]);
     if spec["activeDeadlineSeconds"].as_i64().is_some_and(|seconds| seconds < 1) {
-        errors.invalid(&format!("{field}.activeDeadlineSeconds"), &spec["activeDeadlineSeconds"], "must be between 1 and 2147483647, inclusive");
+        errors.invalid(
+            &format!("{field}.activeDeadlineSeconds"),
+            &spec["activeDeadlineSeconds"],
+            "must be between 1 and 2147483647, inclusive",
+        );
     }
     for name in ["nodeName", "serviceAccountName", "hostname", "subdomain"] {
         let value = text(spec, name);
@@ -223,7 +227,11 @@ fn check_container(container: &Value, field: &str, volumes: &BTreeSet<&str>, err
     } else if image.trim() != image {
         errors.invalid(&format!("{field}.image"), &container["image"], "must not have leading or trailing whitespace");
     }
-    errors.one_of(&format!("{field}.imagePullPolicy"), &container["imagePullPolicy"], &["Always", "IfNotPresent", "Never"]);
+    errors.one_of(
+        &format!("{field}.imagePullPolicy"),
+        &container["imagePullPolicy"],
+        &["Always", "IfNotPresent", "Never"],
+    );
     errors.one_of(
         &format!("{field}.terminationMessagePolicy"),
         &container["terminationMessagePolicy"],
@@ -247,7 +255,11 @@ fn check_container(container: &Value, field: &str, volumes: &BTreeSet<&str>, err
             errors.required(&format!("{field}.env[{index}].name"), "");
         }
         if !text(variable, "value").is_empty() && variable["valueFrom"].is_object() {
-            errors.invalid(&format!("{field}.env[{index}].valueFrom"), &Value::from(""), "may not be specified when `value` is not empty");
+            errors.invalid(
+                &format!("{field}.env[{index}].valueFrom"),
+                &Value::from(""),
+                "may not be specified when `value` is not empty",
+            );
         }
     }
     let mut paths = BTreeSet::new();
@@ -302,8 +314,14 @@ fn check_resources(resources: &Value, field: &str, errors: &mut Errors) {
         for (name, value) in resources[kind].as_object().into_iter().flatten() {
             let field = format!("{field}.{kind}[{name}]");
             match amount(value) {
-                None => errors.invalid(&field, value, "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"),
-                Some(amount) if amount < Quantity::ZERO => errors.invalid(&field, value, "must be greater than or equal to 0"),
+                None => errors.invalid(
+                    &field,
+                    value,
+                    "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'",
+                ),
+                Some(amount) if amount < Quantity::ZERO => {
+                    errors.invalid(&field, value, "must be greater than or equal to 0")
+                }
                 Some(_) => {}
             }
         }
@@ -312,7 +330,11 @@ fn check_resources(resources: &Value, field: &str, errors: &mut Errors) {
         let limit = amount(&resources["limits"][name.as_str()]);
         if let (Some(request), Some(limit)) = (amount(value), limit) {
             if request > limit {
-                errors.invalid(&format!("{field}.requests"), value, format_args!("must be less than or equal to {name} limit of {limit}"));
+                errors.invalid(
+                    &format!("{field}.requests"),
+                    value,
+                    format_args!("must be less than or equal to {name} limit of {limit}"),
+                );
             }
         }
     }
@@ -331,7 +353,11 @@ fn check_toleration(toleration: &Value, field: &str, errors: &mut Errors) {
     errors.one_of(&format!("{field}.operator"), &toleration["operator"], &["Equal", "Exists"]);
     let has_key = !text(toleration, "key").is_empty();
     if !has_key && text(toleration, "operator") != "Exists" {
-        errors.invalid(&format!("{field}.operator"), &toleration["operator"], "operator must be Exists when `key` is empty, which means \"match all values and all keys\"");
+        errors.invalid(
+            &format!("{field}.operator"),
+            &toleration["operator"],
+            "operator must be Exists when `key` is empty, which means \"match all values and all keys\"",
+        );
     }
     if text(toleration, "operator") == "Exists" && !text(toleration, "value").is_empty() {
         errors.invalid(&format!("{field}.operator"), toleration, "value must be empty when `operator` is 'Exists'");
@@ -341,7 +367,11 @@ fn check_toleration(toleration: &Value, field: &str, errors: &mut Errors) {
         errors.one_of(&format!("{field}.effect"), &toleration["effect"], &effects);
     }
     if !toleration["tolerationSeconds"].is_null() && text(toleration, "effect") != "NoExecute" {
-        errors.invalid(&format!("{field}.effect"), &toleration["effect"], "effect must be 'NoExecute' when `tolerationSeconds` is set");
+        errors.invalid(
+            &format!("{field}.effect"),
+            &toleration["effect"],
+            "effect must be 'NoExecute' when `tolerationSeconds` is set",
+        );
     }
 }
 
@@ -357,7 +387,9 @@ pub(in crate::registry) fn qos_class(spec: &Value) -> &'static str {
         };
         (parsed > Quantity::ZERO).then_some(parsed)
     };
-    let asks = |container: &&Value| names.iter().any(|name| amount(container, "requests", name).or(amount(container, "limits", name)).is_some());
+    let asks = |container: &&Value| {
+        names.iter().any(|name| amount(container, "requests", name).or(amount(container, "limits", name)).is_some())
+    };
     if !containers.iter().any(asks) {
         return "BestEffort";
     }
@@ -412,7 +444,10 @@ mod tests {
     #[test]
     fn broken_specs_are_refused() {
         check(json!({}), "spec.containers: Required value");
-        check(json!({"containers": [{"name": "A", "image": "i"}]}), "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label");
+        check(
+            json!({"containers": [{"name": "A", "image": "i"}]}),
+            "spec.containers[0].name: Invalid value: \"A\": a lowercase RFC 1123 label",
+        );
         check(json!({"containers": [{"name": "a"}]}), "spec.containers[0].image: Required value");
         check(
             json!({"containers": [{"name": "a", "image": "i", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}]}),
@@ -422,7 +457,10 @@ mod tests {
             json!({"containers": [{"name": "a", "image": "i", "resources": {"limits": {"cpu": "1"}, "requests": {"cpu": "2"}}}]}),
             "spec.containers[0].resources.requests: Invalid value: \"2\": must be less than or equal to cpu limit of 1",
         );
-        check(json!({"restartPolicy": "Sometimes"}), "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\"");
+        check(
+            json!({"restartPolicy": "Sometimes"}),
+            "spec.restartPolicy: Unsupported value: \"Sometimes\": supported values: \"Always\"",
+        );
     }
 
     #[test]

@@ -25,11 +25,19 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     let (deadline, earlier) = (new["activeDeadlineSeconds"].as_i64(), old["activeDeadlineSeconds"].as_i64());
     match (deadline, earlier) {
         (Some(deadline), Some(earlier)) if deadline > earlier => {
-            errors.invalid("spec.activeDeadlineSeconds", &new["activeDeadlineSeconds"], format_args!("must be less than or equal to previous value"));
+            errors.invalid(
+                "spec.activeDeadlineSeconds",
+                &new["activeDeadlineSeconds"],
+                format_args!("must be less than or equal to previous value"),
+            );
             return;
         }
         (None, Some(_)) => {
-            errors.invalid("spec.activeDeadlineSeconds", &new["activeDeadlineSeconds"], "must not update from a positive integer to nil value");
+            errors.invalid(
+                "spec.activeDeadlineSeconds",
+                &new["activeDeadlineSeconds"],
+                "must not update from a positive integer to nil value",
+            );
             return;
         }
         _ => {}
@@ -49,7 +57,8 @@ pub(super) fn validate(new: &Value, old: &Value, errors: &mut Errors) {
     }
     if items(old, "schedulingGates").next().is_some() {
         // A gated pod may lose gates, never gain one, and be steered meanwhile.
-        let gained = items(new, "schedulingGates").any(|gate| !items(old, "schedulingGates").any(|before| before == gate));
+        let gained =
+            items(new, "schedulingGates").any(|gate| !items(old, "schedulingGates").any(|before| before == gate));
         if gained {
             errors.forbidden("spec.schedulingGates", "only deletion is allowed, but found new scheduling gate");
             return;
@@ -107,7 +116,10 @@ mod tests {
             json!({"containers": containers, "nodeName": "other", "tolerations": tolerations}),
             &["spec: Forbidden: pod updates may not change fields other than"],
         );
-        check(json!({"containers": containers, "nodeName": "n"}), &["spec.tolerations: Forbidden: existing toleration"]);
+        check(
+            json!({"containers": containers, "nodeName": "n"}),
+            &["spec.tolerations: Forbidden: existing toleration"],
+        );
         check(json!({"containers": []}), &["spec.containers: Forbidden: pod updates may not add or remove containers"]);
     }
 }

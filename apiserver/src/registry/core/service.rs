@@ -78,7 +78,8 @@ impl Strategy for ServiceStrategy {
                     if port["nodePort"].as_i64().unwrap_or(0) != 0 {
                         continue;
                     }
-                    let same = items(old, "ports").find(|earlier| earlier["port"] == port["port"] && earlier["protocol"] == port["protocol"]);
+                    let same = items(old, "ports")
+                        .find(|earlier| earlier["port"] == port["port"] && earlier["protocol"] == port["protocol"]);
                     if let Some(number) = same.and_then(|same| same.get("nodePort")) {
                         set(port, "nodePort", number.clone());
                     }
@@ -121,7 +122,11 @@ impl Strategy for ServiceStrategy {
             }
         }
         if headless && matches!(kind, "NodePort" | "LoadBalancer") {
-            errors.invalid("spec.clusterIPs[0]", &spec["clusterIP"], format_args!("may not be set to 'None' for {kind} services"));
+            errors.invalid(
+                "spec.clusterIPs[0]",
+                &spec["clusterIP"],
+                format_args!("may not be set to 'None' for {kind} services"),
+            );
         }
         check_ports(spec, count, errors);
     }

@@ -41,7 +41,11 @@ impl Strategy for PersistentVolumeStrategy {
         if spec["capacity"]["storage"].is_null() {
             errors.required("spec.capacity", "");
         }
-        errors.one_of("spec.persistentVolumeReclaimPolicy", &spec["persistentVolumeReclaimPolicy"], &["Delete", "Recycle", "Retain"]);
+        errors.one_of(
+            "spec.persistentVolumeReclaimPolicy",
+            &spec["persistentVolumeReclaimPolicy"],
+            &["Delete", "Recycle", "Retain"],
+        );
     }
 
     fn returns_deleted_object(&self) -> bool {

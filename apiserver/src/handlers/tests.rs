@@ -1,0 +1,110 @@
+//! Requests in, bytes out, over a real store.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, header};
+use http_body_util::BodyExt;
+use quorate_proto::status::Status;
+use serde_json::{Value, json};
+
+use crate::authn::User;
+use crate::http::{ApiRequest, Form, Query, RequestInfo};
+use crate::registry::testing::World;
+
+fn request(method: &str, uri: &str, content_type: &'static str, body: impl Into<Bytes>) -> ApiRequest {
+    let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
+    let method: Method = method.parse().unwrap();
+    let query = Query::parse(query);
+    let mut headers = HeaderMap::new();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    ApiRequest {
+        info: RequestInfo::parse(&method, path, &query),
+        method,
+        query,
+        headers,
+        user: User::system("test"),
+        form: Form::Object,
+        body: body.into(),
+    }
+}
+
+async fn send(world: &World, request: ApiRequest) -> Result<(u16, Value), Status> {
+    let response = super::handle(&world.registry, request).await?;
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.expect("the body is whole").to_bytes();
+    Ok((code, serde_json::from_slice(&bytes).expect("the body is JSON")))
+}
+
+const JSON: &str = "application/json";
+const MAPS: &str = "/api/v1/namespaces/default/configmaps";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn requests_become_verbs() {
+    let world = World::start().await;
+    let body = json!({"metadata": {"name": "a"}, "data": {"k": "v"}}).to_string();
+    let (code, created) = send(&world, request("POST", MAPS, JSON, body)).await.unwrap();
+    assert_eq!((code, &created["kind"], &created["apiVersion"]), (201, &json!("ConfigMap"), &json!("v1")));
+
+    let (code, list) = send(&world, request("GET", MAPS, JSON, "")).await.unwrap();
+    assert_eq!((code, &list["kind"]), (200, &json!("ConfigMapList")));
+    assert_eq!(list["items"][0]["data"], json!({"k": "v"}));
+    assert!(list["items"][0].get("kind").is_none(), "items of built-in kinds name no kind");
+    assert!(list["metadata"]["resourceVersion"].is_string());
+
+    let patch = json!({"data": {"k": "w"}}).to_string();
+    let (_, patched) =
+        send(&world, request("PATCH", &format!("{MAPS}/a"), "application/merge-patch+json", patch)).await.unwrap();
+    assert_eq!(patched["data"]["k"], "w");
+    let apply =
+        send(&world, request("PATCH", &format!("{MAPS}/a"), "application/apply-patch+yaml", "{}")).await.unwrap_err();
+    assert_eq!((apply.code, apply.reason.as_str()), (415, "UnsupportedMediaType"));
+
+    let wrong = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "b"}}).to_string();
+    let refused = send(&world, request("POST", MAPS, JSON, wrong)).await.unwrap_err();
+    assert!(
+        refused.message.starts_with("Secret in version \"v1\" cannot be handled as a ConfigMap"),
+        "{}",
+        refused.message
+    );
+
+    let dry = json!({"metadata": {"name": "dry"}}).to_string();
+    assert_eq!(send(&world, request("POST", &format!("{MAPS}?dryRun=All"), JSON, dry)).await.unwrap().0, 201);
+    assert_eq!(send(&world, request("GET", &format!("{MAPS}/dry"), JSON, "")).await.unwrap_err().code, 404);
+
+    let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "preconditions": {"uid": "other"}}).to_string();
+    let kept = send(&world, request("DELETE", &format!("{MAPS}/a"), JSON, options)).await.unwrap_err();
+    assert_eq!(kept.reason, "Conflict");
+    let (code, gone) = send(&world, request("DELETE", &format!("{MAPS}/a"), JSON, "")).await.unwrap();
+    assert_eq!((code, &gone["status"], &gone["details"]["kind"]), (200, &json!("Success"), &json!("configmaps")));
+    assert_eq!(gone["details"]["uid"], created["metadata"]["uid"]);
+    assert_eq!(send(&world, request("GET", "/apis/nowhere/v1/things", JSON, "")).await.unwrap_err().code, 404);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_begins_with_what_is_there_and_says_where_it_ends() {
+    let world = World::start().await;
+    let body = json!({"metadata": {"name": "a"}}).to_string();
+    send(&world, request("POST", MAPS, JSON, body)).await.unwrap();
+    let uri = format!(
+        "{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
+    );
+    let response = super::handle(&world.registry, request("GET", &uri, JSON, "")).await.unwrap();
+    let change = json!({"data": {"k": "v"}}).to_string();
+    send(&world, request("PATCH", &format!("{MAPS}/a"), "application/merge-patch+json", change)).await.unwrap();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    let events: Vec<Value> = bytes
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty())
+        .map(|line| serde_json::from_slice(line).unwrap())
+        .collect();
+    let kinds: Vec<&str> = events.iter().map(|event| event["type"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["ADDED", "BOOKMARK", "MODIFIED", "BOOKMARK"]);
+    assert_eq!(events[1]["object"]["metadata"]["annotations"]["k8s.io/initial-events-end"], "true");
+    assert_eq!(events[1]["object"]["kind"], "ConfigMap");
+    assert_eq!(events[2]["object"]["data"]["k"], "v");
+    assert!(events[3]["object"]["metadata"].get("annotations").is_none());
+
+    let old = request("GET", &format!("{MAPS}?watch=true&resourceVersion=1"), JSON, "");
+    let (code, event) = send(&world, old).await.unwrap();
+    assert_eq!((code, &event["type"], &event["object"]["kind"]), (200, &json!("ERROR"), &json!("Status")));
+    assert_eq!((&event["object"]["code"], &event["object"]["reason"]), (&json!(410), &json!("Expired")));
+}
