@@ -129,6 +129,28 @@ pub fn is_initialized(pod: &core::Pod, seen: &Seen, starting: &BTreeSet<String>)
         })
 }
 
+/// What the pod asks for that this agent cannot give: better refused than ignored.
+pub fn unsupported(pod: &core::Pod) -> Option<&'static str> {
+    let spec = pod.spec.as_ref()?;
+    let asks_host_port = |container: &core::Container| {
+        container.ports.iter().flatten().any(|port| port.host_port.is_some_and(|number| number > 0))
+    };
+    if spec.host_users == Some(false) {
+        // containerd 1.6 ignores the wish, and would run the pod as the node's root.
+        Some("hostUsers: false is not supported by the node agent yet")
+    } else if spec.runtime_class_name.as_deref().is_some_and(|name| !name.is_empty()) {
+        Some("runtimeClassName is not supported by the node agent yet")
+    } else if spec.resource_claims.iter().flatten().next().is_some() {
+        Some("resourceClaims are not supported by the node agent yet")
+    } else if spec.host_network != Some(true) && all(pod).any(|(container, _)| asks_host_port(container)) {
+        Some("hostPort is not supported by the node agent yet")
+    } else if all(pod).any(|(container, _)| container.volume_devices.iter().flatten().next().is_some()) {
+        Some("volumeDevices are not supported by the node agent yet")
+    } else {
+        None
+    }
+}
+
 /// Changes when a running container must be replaced. Source: upstream hashes name and image.
 pub fn hash(container: &core::Container) -> String {
     let text = format!("{}\0{}", container.name, container.image.as_deref().unwrap_or_default());
@@ -163,5 +185,48 @@ pub fn qos_class(pod: &core::Pod) -> &'static str {
         (false, _) => "BestEffort",
         (true, true) => "Guaranteed",
         (true, false) => "Burstable",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: Value) -> core::Pod {
+        serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": spec})).unwrap()
+    }
+
+    #[track_caller]
+    fn check_refused(spec: Value, word: Option<&str>) {
+        let refused = unsupported(&pod(spec));
+        assert_eq!(refused.and_then(|text| text.split([' ', ':']).next()), word, "{refused:?}");
+    }
+
+    #[test]
+    fn what_cannot_be_given_is_refused() {
+        let ports = json!([{"name": "c", "ports": [{"containerPort": 80, "hostPort": 80}]}]);
+        check_refused(json!({"containers": [{"name": "c"}]}), None);
+        check_refused(json!({"containers": [], "hostUsers": false}), Some("hostUsers"));
+        check_refused(json!({"containers": [], "runtimeClassName": "kata"}), Some("runtimeClassName"));
+        check_refused(json!({"containers": ports}), Some("hostPort"));
+        check_refused(json!({"containers": ports, "hostNetwork": true}), None);
+    }
+
+    #[track_caller]
+    fn check_class(resources: Value, expected: &str) {
+        assert_eq!(qos_class(&pod(json!({"containers": [{"name": "c", "resources": resources}]}))), expected);
+    }
+
+    #[test]
+    fn amounts_make_the_class() {
+        check_class(json!({}), "BestEffort");
+        check_class(json!({"requests": {"cpu": "0"}}), "BestEffort");
+        check_class(json!({"requests": {"cpu": "1"}}), "Burstable");
+        check_class(json!({"limits": {"cpu": "1"}}), "Burstable");
+        check_class(json!({"limits": {"cpu": "1", "memory": "1Gi"}}), "Guaranteed");
+        check_class(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m"}}), "Guaranteed");
+        check_class(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m"}}), "Burstable");
     }
 }

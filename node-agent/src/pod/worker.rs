@@ -487,19 +487,22 @@ impl Worker {
 
     async fn run_sandbox(&mut self, pod: &core::Pod, attempt: u32) {
         let now = Timestamp::now();
-        let made = match self.set_up_volumes(pod, &[]).await {
+        let refused = spec::unsupported(pod);
+        let ready = if refused.is_some() { Ok(()) } else { self.set_up_volumes(pod, &[]).await };
+        let made = match ready {
             Err(message) => {
                 self.event(EventType::Warning, "FailedMount", message);
                 false
             }
             Ok(()) => {
                 let log_dir = self.shared.log_dir(pod);
-                let made = match std::fs::create_dir_all(&log_dir) {
-                    Ok(()) => {
+                let made = match (refused, std::fs::create_dir_all(&log_dir)) {
+                    (Some(why), _) => Err(why.to_owned()),
+                    (None, Ok(())) => {
                         let config = config::sandbox(pod, &self.shared.node, attempt, &log_dir);
                         self.shared.cri.run_sandbox(config).await.map_err(|status| describe(&status))
                     }
-                    Err(error) => Err(format!("cannot make {}: {error}", log_dir.display())),
+                    (None, Err(error)) => Err(format!("cannot make {}: {error}", log_dir.display())),
                 };
                 if let Err(why) = &made {
                     let message = format!("Failed to create pod sandbox: {why}");

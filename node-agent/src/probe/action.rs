@@ -53,9 +53,13 @@ impl Target<'_> {
     }
 
     async fn connect(&self, host: &str, port: u16) -> Result<TcpStream, String> {
-        TcpStream::connect((host, port))
-            .await
-            .map_err(|error| format!("dial tcp {}: connect: {error}", authority(host, port)))
+        let connected = TcpStream::connect((host, port)).await;
+        connected.map_err(|error| {
+            // As Go words it, without the number that Rust adds.
+            let text = error.to_string().to_lowercase();
+            let text = text.split(" (os error").next().unwrap_or_default();
+            format!("dial tcp {}: connect: {text}", authority(host, port))
+        })
     }
 
     /// # Errors
