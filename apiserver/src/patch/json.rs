@@ -29,7 +29,7 @@ pub fn json(original: &Value, patch: &Value) -> Result<Value, Status> {
         serde_json::from_value(patch.clone()).map_err(|error| Status::bad_request(error.to_string()))?;
     let mut patched = original.clone();
     let mut copied = 0;
-    for operation in &operations.0 {
+    for (index, operation) in operations.0.iter().enumerate() {
         if let json_patch::PatchOperation::Copy(copy) = operation {
             let size = patched.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
             copied += size;
@@ -37,7 +37,8 @@ pub fn json(original: &Value, patch: &Value) -> Result<Value, Status> {
                 return Err(too_large(format!("the copies of a JSON patch are limited to {MAX_COPIED_BYTES} bytes")));
             }
         }
-        json_patch::patch(&mut patched, std::slice::from_ref(operation)).map_err(|error| rejected(&error.to_string()))?;
+        json_patch::patch(&mut patched, std::slice::from_ref(operation))
+            .map_err(|error| rejected(index, &format!("{}: {}", error.path, error.kind)))?;
     }
     Ok(patched)
 }
@@ -46,8 +47,12 @@ fn too_large(message: String) -> Status {
     Status::failure(413, "RequestEntityTooLarge", message)
 }
 
-fn rejected(why: &str) -> Status {
-    let cause = StatusCause { reason: "UnexpectedServerResponse".to_owned(), message: why.to_owned(), field: String::new() };
+fn rejected(index: usize, why: &str) -> Status {
+    let cause = StatusCause {
+        reason: "UnexpectedServerResponse".to_owned(),
+        message: why.to_owned(),
+        field: format!("patch[{index}]"),
+    };
     Status::failure(422, "Invalid", "the server rejected our request due to an error in our request")
         .with_details(StatusDetails { causes: vec![cause], ..StatusDetails::default() })
 }
@@ -86,6 +91,16 @@ mod tests {
         ] {
             assert_eq!(apply(&original, &patch).unwrap_err().code, code, "{patch:.80}");
         }
+    }
+
+    #[test]
+    fn the_operation_that_failed_is_named() {
+        let patch = json!([{"op": "add", "path": "/b", "value": 1}, {"op": "remove", "path": "/c"}]);
+        let status = apply(&json!({}), &patch).unwrap_err();
+        assert_eq!(status.message, "the server rejected our request due to an error in our request");
+        let cause = &status.details.unwrap().causes[0];
+        assert_eq!(cause.field, "patch[1]");
+        assert!(cause.message.starts_with("/c: "), "{}", cause.message);
     }
 
     #[test]
