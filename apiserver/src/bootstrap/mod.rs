@@ -10,6 +10,7 @@ mod roles;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures::stream::{self, TryStreamExt};
 use quorate_proto::gvk::GroupVersionResource;
 use quorate_runtime::client::{Client, Patch, Result, WriteOptions};
 use quorate_runtime::resources;
@@ -23,6 +24,9 @@ pub use kubernetes_service::KubernetesService;
 /// Retries while there is no quorum yet.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LIMIT: Duration = Duration::from_secs(1);
+
+/// Writes under way together: the store commits them in one batch.
+const AT_ONCE: usize = 16;
 
 /// In managedFields, next to what clients write.
 const FIELD_MANAGER: &str = "quorate-apiserver";
@@ -73,12 +77,13 @@ async fn ensure_all(client: &dyn Client, progress: &watch::Sender<Progress>) -> 
     }
     progress.send_modify(|progress| progress.priority_classes = true);
     let table = roles::Table::standard();
-    for role in table.roles() {
-        ensure_role(client, &rbac("clusterroles"), None, role).await?;
-    }
-    for binding in table.bindings() {
-        ensure(client, &rbac("clusterrolebindings"), None, binding).await?;
-    }
+    let (roles, bindings) = (rbac("clusterroles"), rbac("clusterrolebindings"));
+    stream::iter(table.roles().map(Ok))
+        .try_for_each_concurrent(AT_ONCE, |role| ensure_role(client, &roles, None, role))
+        .await?;
+    stream::iter(table.bindings().map(Ok))
+        .try_for_each_concurrent(AT_ONCE, |binding| ensure(client, &bindings, None, binding))
+        .await?;
     progress.send_modify(|progress| progress.roles = true);
     Ok(())
 }
