@@ -1,1 +1,85 @@
-fn main() {}
+//! `quorate`: one binary for masters, nodes and whoever operates them.
+//!
+//! The only room that reads arguments, environment and signals.
+
+mod endpoint;
+mod layout;
+mod master;
+mod node;
+mod output;
+mod pki;
+mod status;
+mod supervise;
+mod up;
+
+use std::io::IsTerminal;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{CommandFactory, Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// A Kubernetes-compatible control plane on its own replicated store.
+#[derive(Parser, Debug)]
+#[command(name = "quorate", version, about, after_help = "Examples:
+  quorate up                   a cluster on this machine: 3 masters, 1 node
+  quorate status -o json       who leads, who lags, what can be lost
+  source <(quorate completion bash)")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Run a whole cluster on this machine until Ctrl-C.
+    Up(up::Arguments),
+    /// Run one master: store replica, API server, controllers.
+    Master(master::Arguments),
+    /// Run one node agent.
+    Node(node::Arguments),
+    /// Say who leads, who lags, and what the cluster can lose.
+    Status(status::Arguments),
+    /// Print the completion script of a shell.
+    Completion {
+        #[arg(value_enum)]
+        shell: clap_complete::Shell,
+    },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Commands that people run speak for themselves; processes of the cluster write logs.
+    // The Raft library warns about every attempt to reach a peer that is down.
+    let quiet = !matches!(cli.command, Command::Master(_) | Command::Node(_));
+    let default = if quiet { "warn,openraft=off" } else { "info,openraft=error" };
+    let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    let ansi = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    match run(cli.command) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<u8> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        match command {
+            Command::Up(arguments) => up::run(arguments).await.map(|()| 0),
+            Command::Master(arguments) => master::run(arguments).await.map(|()| 0),
+            Command::Node(arguments) => node::run(arguments).await.map(|()| 0),
+            Command::Status(arguments) => status::run(arguments).await,
+            Command::Completion { shell } => {
+                clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
+                Ok(0)
+            }
+        }
+    })
+}

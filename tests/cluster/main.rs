@@ -3,3 +3,4 @@
 mod bad_input;
 mod failover;
 mod first_minutes;
+mod store_clients;

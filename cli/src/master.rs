@@ -1,0 +1,116 @@
+//! `quorate master`: store replica, API server, controllers and scheduler in one process.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use quorate_apiserver::storage::local::LocalStorage;
+use quorate_controllers::ApiResource;
+use quorate_proto::gvk::GroupVersionResource;
+use quorate_store::{MetricsText, Store};
+use tokio_util::sync::CancellationToken;
+
+use crate::pki::Pki;
+use crate::supervise;
+
+/// The address of the Service `kubernetes`: the first of the Services' network.
+pub fn first_service_address() -> Ipv4Addr {
+    let network = quorate_apiserver::registry::Config::default().service_cidr.network();
+    Ipv4Addr::from_bits(network.to_bits() + 1)
+}
+
+#[derive(clap::Args, Debug)]
+#[command(after_help = "Example, one of three masters:
+  quorate master --name m1 --data-dir /var/lib/quorate --pki /etc/quorate/pki \\
+    --listen-api 192.0.2.1:6443 --listen-client 192.0.2.1:2379 --listen-peer 192.0.2.1:2380 \\
+    --initial-cluster m1=192.0.2.1:2380,m2=192.0.2.2:2380,m3=192.0.2.3:2380")]
+pub struct Arguments {
+    /// The master's name, unique in its cluster.
+    #[arg(long)]
+    name: String,
+    /// Holds the store: log and state.
+    #[arg(long, value_name = "DIR")]
+    data_dir: PathBuf,
+    /// The folder of certificates, laid out as kubeadm does.
+    #[arg(long, value_name = "DIR")]
+    pki: PathBuf,
+    /// Where the API server listens.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen_api: SocketAddr,
+    /// Where etcd clients reach the store.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen_client: SocketAddr,
+    /// Where other masters reach the store.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen_peer: SocketAddr,
+    /// Every founding master and its peer address; an existing data directory knows its members.
+    #[arg(long, value_delimiter = ',', value_parser = parse_member, value_name = "NAME=ADDRESS:PORT")]
+    initial_cluster: Vec<(String, String)>,
+    /// End when standard input closes: set by the supervisor.
+    #[arg(long, hide = true)]
+    lifeline: bool,
+}
+
+fn parse_member(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, address)) if !name.is_empty() && address.contains(':') => Ok((name.to_owned(), address.to_owned())),
+        _ => Err(format!("{text:?} is not of the form NAME=ADDRESS:PORT")),
+    }
+}
+
+pub async fn run(arguments: Arguments) -> Result<()> {
+    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
+        .install_recorder()
+        .context("cannot install the recorder of metrics")?;
+    let pki = Pki::at(&arguments.pki);
+    let root_ca_pem = std::fs::read_to_string(pki.ca()).with_context(|| format!("cannot read {}", pki.ca().display()))?;
+
+    let mut store = quorate_store::Config::new(&arguments.name, arguments.data_dir.join("store"));
+    store.listen_peer = arguments.listen_peer;
+    store.listen_client = Some(arguments.listen_client);
+    store.initial_cluster = arguments.initial_cluster;
+    store.peer_tls = Some(pki.store_peer());
+    store.client_tls = Some(pki.store_server());
+    let text = metrics.clone();
+    store.metrics = Some(MetricsText(Arc::new(move || text.render())));
+    let store = Store::start(store).await?;
+
+    let mut api = quorate_apiserver::Config::new(&arguments.name, arguments.listen_api, &arguments.pki);
+    api.metrics = Some(metrics);
+    let storage = Arc::new(LocalStorage::new(store.clone()));
+    let server = quorate_apiserver::Server::start(api, storage, store.leadership()).await?;
+
+    let stop = CancellationToken::new();
+    let config = quorate_controllers::Config { identity: arguments.name, root_ca_pem, resources: resources() };
+    let controllers =
+        tokio::spawn(quorate_controllers::run(server.client(), store.leadership(), config, stop.clone()));
+
+    supervise::shutdown_signal(arguments.lifeline).await?;
+    tracing::info!("shutting down: leadership first, then requests, then the store");
+    if store.leadership().borrow().is_some() {
+        if let Err(error) = store.transfer_leadership().await {
+            tracing::info!(%error, "leadership stays here: nobody can take it");
+        }
+    }
+    stop.cancel();
+    let _ = controllers.await;
+    server.shutdown().await;
+    store.shutdown().await;
+    Ok(())
+}
+
+/// Every resource that the API server keeps objects of.
+fn resources() -> Vec<ApiResource> {
+    use quorate_apiserver::schema::{self, Verb};
+    let kept = |def: &&schema::ResourceDef| [Verb::List, Verb::Watch, Verb::Delete].iter().all(|verb| def.verbs.contains(verb));
+    schema::resources()
+        .iter()
+        .filter(kept)
+        .map(|def| ApiResource {
+            resource: GroupVersionResource::new(def.group, def.version, def.resource),
+            kind: def.kind.to_owned(),
+            is_namespaced: def.namespaced,
+        })
+        .collect()
+}
