@@ -144,12 +144,17 @@ impl Raft {
         Ok(Self { core })
     }
 
-    /// Writes the first membership. Every member of a new cluster writes the same.
+    /// Writes the first membership. Every member of a new cluster writes the same, so a
+    /// member that heard of it from a faster one has nothing left to write.
     ///
     /// # Errors
-    /// When this member already holds a log.
+    /// When consensus has stopped.
     pub(crate) async fn initialize(&self, members: BTreeMap<u64, Node>) -> io::Result<()> {
-        self.core.initialize(members).await.map_err(io::Error::other)
+        use openraft::errors::{InitializeError, RaftError};
+        match self.core.initialize(members).await {
+            Ok(()) | Err(RaftError::APIError(InitializeError::NotAllowed(_))) => Ok(()),
+            Err(error) => Err(io::Error::other(error)),
+        }
     }
 
     /// # Errors
