@@ -66,7 +66,11 @@ fn measure(name: &str, more: &Value) {
         }
     }
     let rate = |time: Duration| bound as f64 / time.as_secs_f64();
-    println!("{name}: {bound} pods on {NODES} nodes, {:.0} pods/s, {:.0} decisions/s", rate(began.elapsed()), rate(deciding));
+    println!(
+        "{name}: {bound} pods on {NODES} nodes, {:.0} pods/s, {:.0} decisions/s",
+        rate(began.elapsed()),
+        rate(deciding)
+    );
 }
 
 fn main() {

@@ -118,7 +118,11 @@ impl Reconciler for NodeIpam {
             }
             let Some(range) = self.choose(key) else {
                 tracing::error!(node = key, "every range of pod addresses is taken");
-                reign.events.warning(&object, "CIDRNotAvailable", format!("Node {key} status is now: CIDRNotAvailable"));
+                reign.events.warning(
+                    &object,
+                    "CIDRNotAvailable",
+                    format!("Node {key} status is now: CIDRNotAvailable"),
+                );
                 return Ok(Requeue::After(LOOK_AGAIN));
             };
             let uid = &typed::<Node>(&object)?.metadata.uid;

@@ -107,7 +107,8 @@ impl Reconciler for Eviction {
             if !pods::is_active(&pod) {
                 return Ok(Requeue::Never);
             }
-            let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).and_then(|name| self.nodes.get(name))
+            let Some(node) =
+                pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).and_then(|name| self.nodes.get(name))
             else {
                 return Ok(Requeue::Never);
             };
@@ -163,13 +164,12 @@ async fn evict(reign: &Reign, pod: &Object) -> Result<()> {
     });
     let patch = json!({"metadata": {"uid": meta.uid}, "status": {"conditions": [condition]}});
     let resource = resources::pods();
-    let marked = reign.client.patch(&resource, Some(&meta.namespace), &meta.name, Some("status"), Patch::Strategic(patch), options()).await;
+    let marked = reign
+        .client
+        .patch(&resource, Some(&meta.namespace), &meta.name, Some("status"), Patch::Strategic(patch), options())
+        .await;
     unless_gone(marked.map(drop))?;
-    let delete = DeleteOptions {
-        write: options(),
-        uid: Some(meta.uid.clone()),
-        ..DeleteOptions::default()
-    };
+    let delete = DeleteOptions { write: options(), uid: Some(meta.uid.clone()), ..DeleteOptions::default() };
     unless_gone(reign.client.delete(&resource, Some(&meta.namespace), &meta.name, delete).await)
 }
 
@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn tolerated_for_a_while_forever_or_not_at_all() {
-        let taint = |key: &str, added: i64| json!({"key": key, "effect": "NoExecute", "timeAdded": at(added).to_string()});
+        let taint =
+            |key: &str, added: i64| json!({"key": key, "effect": "NoExecute", "timeAdded": at(added).to_string()});
         let tolerates = |key: &str, seconds: Value| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         check(json!([]), json!([]), Verdict::Stay);
         check(json!([taint("a", 90)]), json!([]), Verdict::Evict);
@@ -202,10 +203,18 @@ mod tests {
         check(json!([taint("a", 90)]), json!([tolerates("a", json!(300))]), Verdict::Until(at(390)));
         check(json!([taint("a", 90)]), json!([tolerates("a", json!(10))]), Verdict::Evict);
         check(json!([taint("a", 90)]), json!([tolerates("a", json!(-5))]), Verdict::Evict);
-        check(json!([taint("a", 90)]), json!([tolerates("a", json!(300)), tolerates("a", json!(20))]), Verdict::Until(at(110)));
+        check(
+            json!([taint("a", 90)]),
+            json!([tolerates("a", json!(300)), tolerates("a", json!(20))]),
+            Verdict::Until(at(110)),
+        );
         check(json!([taint("a", 90), taint("b", 95)]), json!([tolerates("a", json!(300))]), Verdict::Evict);
         let both = json!([tolerates("a", json!(300)), tolerates("b", json!(60))]);
         check(json!([taint("a", 90), taint("b", 95)]), both, Verdict::Until(at(155)));
-        check(json!([{"key": "a", "effect": "NoExecute"}]), json!([tolerates("a", json!(60))]), Verdict::Until(at(110)));
+        check(
+            json!([{"key": "a", "effect": "NoExecute"}]),
+            json!([tolerates("a", json!(60))]),
+            Verdict::Until(at(110)),
+        );
     }
 }

@@ -82,7 +82,7 @@ fn heartbeat(node: &Object) -> String {
     time.map(|time| time.0.to_string()).unwrap_or_default()
 }
 
-/// Takes note of a Lease; names the node that had been silent.
+/// Takes note of a Lease; names the node if it is to be looked at.
 fn lease_seen(watch: &Shared, change: &Change) -> Option<String> {
     let object = change.object();
     if object.meta().namespace != LEASE_NAMESPACE || change.is_deletion() {
@@ -148,12 +148,21 @@ impl NodeLifecycle {
         }
         let Brake { silent, nodes, .. } = brake;
         if brake.is_on {
-            tracing::error!(silent, nodes, "too many nodes fell silent at once: nothing is evicted until they are back");
-            let message = format!("{silent} of {nodes} nodes fell silent at once: no pod is evicted until fewer are missing");
+            tracing::error!(
+                silent,
+                nodes,
+                "too many nodes fell silent at once: nothing is evicted until they are back"
+            );
+            let message =
+                format!("{silent} of {nodes} nodes fell silent at once: no pod is evicted until fewer are missing");
             reign.events.warning(node, "EvictionBrake", message);
         } else {
             tracing::info!(silent, nodes, "enough nodes are back: pods may be evicted again");
-            reign.events.normal(node, "EvictionBrakeReleased", format!("{silent} of {nodes} nodes are silent: pods may be evicted again"));
+            reign.events.normal(
+                node,
+                "EvictionBrakeReleased",
+                format!("{silent} of {nodes} nodes are silent: pods may be evicted again"),
+            );
         }
     }
 
@@ -169,7 +178,14 @@ impl NodeLifecycle {
                 "status": {"conditions": [{"type": "Ready", "status": "False", "lastTransitionTime": now().to_string()}]}});
             let patched = reign
                 .client
-                .patch(&resources::pods(), Some(&meta.namespace), &meta.name, Some("status"), Patch::Strategic(patch), options())
+                .patch(
+                    &resources::pods(),
+                    Some(&meta.namespace),
+                    &meta.name,
+                    Some("status"),
+                    Patch::Strategic(patch),
+                    options(),
+                )
                 .await;
             match patched {
                 Ok(_) => reign.events.warning(&object, "NodeNotReady", "Node is not ready"),
@@ -194,8 +210,10 @@ async fn mark_silent(reign: &Reign, object: Arc<Object>) -> Result<Arc<Object>> 
     }
     let name = &object.meta().name;
     // On top of what was judged: a status that the node writes meanwhile is a conflict.
-    let patch = json!({"metadata": {"resourceVersion": object.revision().to_string()}, "status": {"conditions": conditions}});
-    let marked = reign.client.patch(&resources::nodes(), None, name, Some("status"), Patch::Strategic(patch), options()).await?;
+    let patch =
+        json!({"metadata": {"resourceVersion": object.revision().to_string()}, "status": {"conditions": conditions}});
+    let marked =
+        reign.client.patch(&resources::nodes(), None, name, Some("status"), Patch::Strategic(patch), options()).await?;
     if plan::ready(&node) == "True" {
         tracing::warn!(node = name, "a node fell silent");
         reign.events.normal(&object, "NodeNotReady", format!("Node {name} status is now: NodeNotReady"));

@@ -73,13 +73,15 @@ pub(super) fn taints(node: &Node, brake: bool, now: Timestamp) -> Option<Vec<Tai
             wanted.push((key, "NoExecute"));
         }
     }
-    let is_true = |condition_type: &str| condition(node, condition_type).is_some_and(|condition| condition.status == "True");
+    let is_true =
+        |condition_type: &str| condition(node, condition_type).is_some_and(|condition| condition.status == "True");
     wanted.extend(PRESSURES.iter().filter(|(condition, _)| is_true(condition)).map(|(_, key)| (*key, "NoSchedule")));
 
     let is_ours = |taint: &Taint| {
         let is_pressure = PRESSURES.iter().any(|(_, key)| *key == taint.key) || taint.key == UNSCHEDULABLE;
         let is_state = taint.key == NOT_READY || taint.key == UNREACHABLE;
-        (is_pressure && taint.effect == "NoSchedule") || (is_state && matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
+        (is_pressure && taint.effect == "NoSchedule")
+            || (is_state && matches!(taint.effect.as_str(), "NoSchedule" | "NoExecute"))
     };
     let is_wanted = |taint: &Taint| wanted.contains(&(taint.key.as_str(), taint.effect.as_str()));
     let mut taints: Vec<Taint> = present.iter().filter(|taint| !is_ours(taint) || is_wanted(taint)).cloned().collect();
@@ -107,7 +109,8 @@ mod tests {
             .iter()
             .map(|(condition_type, status)| json!({"type": condition_type, "status": status, "reason": "R"}))
             .collect();
-        serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": spec, "status": {"conditions": conditions}})).unwrap()
+        serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": spec, "status": {"conditions": conditions}}))
+            .unwrap()
     }
 
     #[track_caller]
@@ -137,7 +140,12 @@ mod tests {
         check(json!({}), &[("Ready", "Unknown")], false, Some(&["unreachable:NoExecute", "unreachable:NoSchedule"]));
         check(json!({}), &[("Ready", "Unknown")], true, Some(&["unreachable:NoSchedule"]));
         check(json!({"unschedulable": true}), &[("Ready", "True")], false, Some(&["unschedulable:NoSchedule"]));
-        check(json!({}), &[("Ready", "True"), ("DiskPressure", "True"), ("MemoryPressure", "False")], false, Some(&["disk-pressure:NoSchedule"]));
+        check(
+            json!({}),
+            &[("Ready", "True"), ("DiskPressure", "True"), ("MemoryPressure", "False")],
+            false,
+            Some(&["disk-pressure:NoSchedule"]),
+        );
     }
 
     #[test]
@@ -152,7 +160,10 @@ mod tests {
 
     #[test]
     fn a_silent_node_is_unknown_in_kubernetes_words() {
-        let conditions = silent_conditions(&node(json!({}), &[("Ready", "True"), ("DiskPressure", "Unknown")]), Timestamp::UNIX_EPOCH);
+        let conditions = silent_conditions(
+            &node(json!({}), &[("Ready", "True"), ("DiskPressure", "Unknown")]),
+            Timestamp::UNIX_EPOCH,
+        );
         let texts: Vec<String> = conditions
             .iter()
             .map(|one| format!("{} {} {}", one.type_, one.status, one.message.as_deref().unwrap_or_default()))

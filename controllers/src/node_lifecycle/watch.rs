@@ -65,19 +65,20 @@ impl Watch {
     }
 
     /// A Lease was seen. Its duration is how long silence is no cause for worry.
-    /// Returns whether the node had been silent until now.
+    /// Returns whether the node is to be looked at: it had been silent until now, or the
+    /// time at which it would be has another length.
     pub(super) fn lease_seen(&mut self, node: &str, renewed: &str, seconds: Option<u64>, now: Instant) -> bool {
-        let was_silent = self.is_silent(node, now);
+        let mut look = self.is_silent(node, now);
         let sign = self.sign(node, now);
         if let Some(seconds) = seconds {
-            sign.grace = Duration::from_secs(seconds).clamp(MIN_GRACE, DEFAULT_GRACE);
+            let grace = Duration::from_secs(seconds).clamp(MIN_GRACE, DEFAULT_GRACE);
+            look |= std::mem::replace(&mut sign.grace, grace) != grace;
         }
-        if sign.lease == renewed {
-            return false;
+        if sign.lease != renewed {
+            renewed.clone_into(&mut sign.lease);
+            sign.at = now;
         }
-        renewed.clone_into(&mut sign.lease);
-        sign.at = now;
-        was_silent
+        look
     }
 
     /// A node was seen, whose status it wrote at `heartbeat`. Nodes start to be watched here.
@@ -147,9 +148,9 @@ mod tests {
         let start = Instant::now();
         let mut watch = Watch::new(start);
         assert!(!watch.is_silent("a", start + seconds(1000)), "not watched yet");
-        watch.lease_seen("a", "1", Some(10), start);
+        assert!(watch.lease_seen("a", "1", Some(10), start), "it is shorter than was assumed");
         assert_eq!(watch.silent_in("a", start + seconds(4)), Some(seconds(6)));
-        watch.lease_seen("a", "1", Some(10), start + seconds(8));
+        assert!(!watch.lease_seen("a", "1", Some(10), start + seconds(8)));
         assert!(watch.is_silent("a", start + seconds(10)), "the same lease is no new sign");
         watch.status_seen("a", "x", start + seconds(10));
         assert!(!watch.is_silent("a", start + seconds(19)));

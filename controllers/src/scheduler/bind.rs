@@ -66,7 +66,8 @@ pub(super) async fn explain(reign: &Reign, pod: &PodInfo, message: &str) {
     if pod.reported.as_deref() == Some(message) {
         return;
     }
-    let mut condition = json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
+    let mut condition =
+        json!({"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message});
     if pod.reported.is_none() {
         condition["lastTransitionTime"] = json!(Timestamp::now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
     }

@@ -114,7 +114,8 @@ impl Insufficient {
         if self.pods {
             texts.push("Too many pods".to_owned());
         }
-        for (lacks, name) in [(self.cpu, "cpu"), (self.memory, "memory"), (self.ephemeral_storage, "ephemeral-storage")] {
+        for (lacks, name) in [(self.cpu, "cpu"), (self.memory, "memory"), (self.ephemeral_storage, "ephemeral-storage")]
+        {
             if lacks {
                 texts.push(format!("Insufficient {name}"));
             }

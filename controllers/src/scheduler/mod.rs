@@ -85,8 +85,13 @@ struct Written {
 enum Role {
     Follower,
     /// Leads, and waits for caches as new as its reign.
-    CatchingUp { reign: Reign, caught_up: BoxFuture<'static, ()> },
-    Leader { reign: Reign },
+    CatchingUp {
+        reign: Reign,
+        caught_up: BoxFuture<'static, ()>,
+    },
+    Leader {
+        reign: Reign,
+    },
 }
 
 impl Scheduler {
@@ -176,7 +181,10 @@ impl Scheduler {
                 informer.refreshed().await;
             }
         };
-        Role::CatchingUp { reign: Reign::new(fence, Arc::clone(&self.client), &self.events), caught_up: caught_up.boxed() }
+        Role::CatchingUp {
+            reign: Reign::new(fence, Arc::clone(&self.client), &self.events),
+            caught_up: caught_up.boxed(),
+        }
     }
 
     fn begin(&mut self, role: Role) -> Role {
@@ -202,7 +210,9 @@ impl Scheduler {
                         tracing::error!(node = name, %error, "a node cannot be used");
                     }
                 }
-                Item::Namespace(name) => self.core.namespace_seen(&name, self.namespaces.lister().get(&name).as_deref(), now),
+                Item::Namespace(name) => {
+                    self.core.namespace_seen(&name, self.namespaces.lister().get(&name).as_deref(), now)
+                }
             }
         }
     }
@@ -256,7 +266,8 @@ impl Scheduler {
 }
 
 fn attempted(result: &'static str, started: Instant) {
-    metrics::counter!("scheduler_schedule_attempts_total", "profile" => SCHEDULER_NAME, "result" => result).increment(1);
+    metrics::counter!("scheduler_schedule_attempts_total", "profile" => SCHEDULER_NAME, "result" => result)
+        .increment(1);
     metrics::histogram!("scheduler_scheduling_attempt_duration_seconds", "profile" => SCHEDULER_NAME, "result" => result)
         .record(started.elapsed().as_secs_f64());
 }

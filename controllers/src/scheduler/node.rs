@@ -42,9 +42,17 @@ impl NodeFacts {
         Ok(Self {
             name: meta.name.clone(),
             labels: meta.labels.clone(),
-            taints: spec.and_then(|spec| spec.taints.as_ref()).into_iter().flatten().filter_map(Taint::from_api).collect(),
+            taints: spec
+                .and_then(|spec| spec.taints.as_ref())
+                .into_iter()
+                .flatten()
+                .filter_map(Taint::from_api)
+                .collect(),
             unschedulable: spec.and_then(|spec| spec.unschedulable).unwrap_or_default(),
-            allocatable: status.and_then(|status| status.allocatable.as_ref()).map(Resources::from_list).unwrap_or_default(),
+            allocatable: status
+                .and_then(|status| status.allocatable.as_ref())
+                .map(Resources::from_list)
+                .unwrap_or_default(),
             images,
         })
     }
@@ -167,7 +175,8 @@ mod tests {
 
     #[test]
     fn sums_follow_the_pods() {
-        let owner = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}]);
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}]);
         let containers = json!([{"name": "c", "resources": {"requests": {"cpu": "1"}}, "ports": [{"containerPort": 1, "hostPort": 80}]}]);
         let mut info = node("n", json!({}));
         let empty = info.clone();
@@ -191,6 +200,9 @@ mod tests {
         assert_eq!(before.changes(&node("n", json!({"unschedulable": true})).facts), Wake::NODE_TAINTS);
         assert_eq!(before.changes(&node("n", json!({"labels": {"a": "b"}})).facts), Wake::NODE_LABELS);
         assert_eq!(before.changes(&node("n", json!({"allocatable": {"cpu": "5"}})).facts), Wake::NODE_ALLOCATABLE);
-        assert_eq!(before.changes(&node("n", json!({"images": [{"names": ["a"], "sizeBytes": 5}]})).facts), Wake::NOTHING);
+        assert_eq!(
+            before.changes(&node("n", json!({"images": [{"names": ["a"], "sizeBytes": 5}]})).facts),
+            Wake::NOTHING
+        );
     }
 }

@@ -141,7 +141,12 @@ impl SpreadConstraint {
             max_skew: i64::from(constraint.max_skew),
             min_domains: constraint.min_domains.and_then(|count| usize::try_from(count).ok()).unwrap_or(1),
             is_hard: constraint.when_unsatisfiable != "ScheduleAnyway",
-            selector: selector_with_keys(constraint.label_selector.as_ref(), constraint.match_label_keys.as_deref(), None, labels)?,
+            selector: selector_with_keys(
+                constraint.label_selector.as_ref(),
+                constraint.match_label_keys.as_deref(),
+                None,
+                labels,
+            )?,
             honors_affinity: constraint.node_affinity_policy.as_deref() != Some("Ignore"),
             honors_taints: constraint.node_taints_policy.as_deref() == Some("Honor"),
         })
@@ -173,7 +178,8 @@ fn selector_with_keys(
             }
         }
     }
-    let object = json!({"matchLabels": selector.match_labels.clone().unwrap_or_default(), "matchExpressions": expressions});
+    let object =
+        json!({"matchLabels": selector.match_labels.clone().unwrap_or_default(), "matchExpressions": expressions});
     LabelSelector::from_object(&object).map(Some).map_err(|error| error.to_string())
 }
 
@@ -202,18 +208,26 @@ impl PodInfo {
         let node_affinity = affinity.and_then(|affinity| affinity.node_affinity.as_ref());
         let pod_affinity = affinity.and_then(|affinity| affinity.pod_affinity.as_ref());
         let pod_anti_affinity = affinity.and_then(|affinity| affinity.pod_anti_affinity.as_ref());
-        let term = |term: &api::PodAffinityTerm| PodTerm::from_api(term, &meta.namespace, &meta.labels).map_err(PodError::Selector);
+        let term = |term: &api::PodAffinityTerm| {
+            PodTerm::from_api(term, &meta.namespace, &meta.labels).map_err(PodError::Selector)
+        };
         let weighted = |sign: i64, terms: Option<&Vec<api::WeightedPodAffinityTerm>>| {
             let terms = terms.into_iter().flatten();
-            terms.map(|one| Ok((sign * i64::from(one.weight), term(&one.pod_affinity_term)?))).collect::<Result<Vec<_>, PodError>>()
+            terms
+                .map(|one| Ok((sign * i64::from(one.weight), term(&one.pod_affinity_term)?)))
+                .collect::<Result<Vec<_>, PodError>>()
         };
         let required = |terms: Option<&Vec<api::PodAffinityTerm>>| {
             terms.into_iter().flatten().map(term).collect::<Result<Vec<_>, PodError>>()
         };
-        let mut preferred_pods =
-            weighted(1, pod_affinity.and_then(|one| one.preferred_during_scheduling_ignored_during_execution.as_ref()))?;
-        preferred_pods
-            .extend(weighted(-1, pod_anti_affinity.and_then(|one| one.preferred_during_scheduling_ignored_during_execution.as_ref()))?);
+        let mut preferred_pods = weighted(
+            1,
+            pod_affinity.and_then(|one| one.preferred_during_scheduling_ignored_during_execution.as_ref()),
+        )?;
+        preferred_pods.extend(weighted(
+            -1,
+            pod_anti_affinity.and_then(|one| one.preferred_during_scheduling_ignored_during_execution.as_ref()),
+        )?);
         let (scored_milli_cpu, scored_memory) = scored_requests(spec);
         Ok(Self {
             key: meta.key().into(),
@@ -242,7 +256,9 @@ impl PodInfo {
             tolerations: spec.tolerations.iter().flatten().filter_map(Toleration::from_api).collect(),
             images: spec.containers.iter().filter_map(|one| one.image.as_deref()).map(normalized_image).collect(),
             owner: meta.controller().map(|owner| owner.uid.clone()),
-            affinity: required(pod_affinity.and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref()))?,
+            affinity: required(
+                pod_affinity.and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref()),
+            )?,
             anti_affinity: required(
                 pod_anti_affinity.and_then(|one| one.required_during_scheduling_ignored_during_execution.as_ref()),
             )?,
@@ -260,7 +276,9 @@ impl PodInfo {
             unsupported: unsupported(spec),
             reported: status
                 .and_then(|status| status.conditions.as_ref())
-                .and_then(|conditions| conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False"))
+                .and_then(|conditions| {
+                    conditions.iter().find(|one| one.type_ == "PodScheduled" && one.status == "False")
+                })
                 .map(|condition| condition.message.clone().unwrap_or_default()),
             nominated_node: status.and_then(|status| status.nominated_node_name.clone()).unwrap_or_default(),
         })
@@ -413,8 +431,16 @@ mod tests {
         };
         requests(json!({"containers": [container("1", "5"), container("500m", "7")]}), 1500, 12);
         requests(json!({"containers": [container("1", "5")], "initContainers": [container("2", "1")]}), 2000, 5);
-        requests(json!({"containers": [container("1", "5")], "initContainers": [sidecar(), container("2", "1")]}), 2100, 15);
-        requests(json!({"containers": [container("1", "5")], "initContainers": [container("2", "1"), sidecar()]}), 2000, 15);
+        requests(
+            json!({"containers": [container("1", "5")], "initContainers": [sidecar(), container("2", "1")]}),
+            2100,
+            15,
+        );
+        requests(
+            json!({"containers": [container("1", "5")], "initContainers": [container("2", "1"), sidecar()]}),
+            2000,
+            15,
+        );
         requests(json!({"containers": [container("1", "5")], "overhead": {"cpu": "10m"}}), 1010, 5);
         requests(json!({"containers": [container("1", "5")], "resources": {"requests": {"cpu": "3"}}}), 3000, 5);
     }

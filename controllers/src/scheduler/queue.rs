@@ -44,9 +44,17 @@ struct Entry {
 #[derive(Debug)]
 enum Place {
     Gated,
-    Active { sequence: u64 },
-    Backoff { until: Instant },
-    Unschedulable { wakes_on: Wake, retry_after: Instant, give_up_waiting: Instant },
+    Active {
+        sequence: u64,
+    },
+    Backoff {
+        until: Instant,
+    },
+    Unschedulable {
+        wakes_on: Wake,
+        retry_after: Instant,
+        give_up_waiting: Instant,
+    },
     /// Taken by [`Queue::pop`].
     Taken,
 }
@@ -67,7 +75,11 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(&key) else {
             let gated = pod.is_gated;
             self.entries.insert(Arc::clone(&key), Entry { pod, attempts: 0, place: Place::Taken });
-            if gated { self.gate(&key) } else { self.activate(&key) }
+            if gated {
+                self.gate(&key)
+            } else {
+                self.activate(&key)
+            }
             return;
         };
         if entry.pod.uid != pod.uid {
@@ -162,7 +174,8 @@ impl Queue {
         }
         let mut woken = Vec::new();
         for (_, key) in &self.unschedulable {
-            if let Some(Entry { place: Place::Unschedulable { wakes_on, retry_after, .. }, .. }) = self.entries.get(key) {
+            if let Some(Entry { place: Place::Unschedulable { wakes_on, retry_after, .. }, .. }) = self.entries.get(key)
+            {
                 if wakes_on.touches(event) {
                     woken.push((Arc::clone(key), *retry_after));
                 }
@@ -208,7 +221,9 @@ impl Queue {
 
     /// Activates what has paused or waited long enough.
     fn flush(&mut self, now: Instant) {
-        let is_due = |set: &BTreeSet<(Instant, PodKey)>| set.first().filter(|(at, _)| *at <= now).map(|(_, key)| Arc::clone(key));
+        let is_due = |set: &BTreeSet<(Instant, PodKey)>| {
+            set.first().filter(|(at, _)| *at <= now).map(|(_, key)| Arc::clone(key))
+        };
         while let Some(key) = is_due(&self.backoff).or_else(|| is_due(&self.unschedulable)) {
             self.detach(&key, 0);
             self.activate(&key);

@@ -64,7 +64,12 @@ impl Toleration {
             None | Some("") => None,
             Some(effect) => Some(Effect::parse(effect)?),
         };
-        Some(Self { key: toleration.key.clone().unwrap_or_default(), value, effect, seconds: toleration.toleration_seconds })
+        Some(Self {
+            key: toleration.key.clone().unwrap_or_default(),
+            value,
+            effect,
+            seconds: toleration.toleration_seconds,
+        })
     }
 
     pub fn tolerates(&self, taint: &Taint) -> bool {
@@ -157,7 +162,10 @@ impl NodeSelectorTerm {
     pub fn matches(&self, name: &str, labels: &Labels) -> bool {
         !self.broken
             && !(self.labels.is_empty() && self.names.is_empty())
-            && self.labels.iter().all(|requirement| requirement.accepts(labels.get(&requirement.key).map(String::as_str)))
+            && self
+                .labels
+                .iter()
+                .all(|requirement| requirement.accepts(labels.get(&requirement.key).map(String::as_str)))
             && self.names.iter().all(|requirement| requirement.accepts(Some(name)))
     }
 }
@@ -192,16 +200,15 @@ mod tests {
 
     #[track_caller]
     fn selects(term: Value, expected: bool) {
-        let labels: Labels = [("zone", "a"), ("size", "7")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+        let labels: Labels =
+            [("zone", "a"), ("size", "7")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
         let parsed = NodeSelectorTerm::from_api(&serde_json::from_value(term.clone()).unwrap());
         assert_eq!(parsed.matches("n1", &labels), expected, "{term}");
     }
 
     #[test]
     fn terms_are_conjunctions_and_empty_ones_match_nothing() {
-        let expression = |key: &str, operator: &str, values: &[&str]| {
-            json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]})
-        };
+        let expression = |key: &str, operator: &str, values: &[&str]| json!({"matchExpressions": [{"key": key, "operator": operator, "values": values}]});
         selects(json!({}), false);
         selects(expression("zone", "In", &["a", "b"]), true);
         selects(expression("zone", "NotIn", &["a"]), false);

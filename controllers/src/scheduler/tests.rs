@@ -99,15 +99,27 @@ fn resources() {
         "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient ephemeral-storage, 1 Insufficient example.com/gpu, \
          1 Insufficient memory, 1 Too many pods",
     );
-    let full = with_pods(node("a", json!({"allocatable": {"cpu": "1", "pods": "9"}})), vec![pod_named("d", "x", requests("3"))]);
+    let full = with_pods(
+        node("a", json!({"allocatable": {"cpu": "1", "pods": "9"}})),
+        vec![pod_named("d", "x", requests("3"))],
+    );
     goes(&[full], json!({}), "a");
 }
 
 #[test]
 fn taints_and_cordons() {
-    let cordoned = || node("a", json!({"unschedulable": true, "taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}));
+    let cordoned = || {
+        node(
+            "a",
+            json!({"unschedulable": true, "taints": [{"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"}]}),
+        )
+    };
     refused(&[cordoned()], json!({}), "0/1 nodes are available: 1 node(s) were unschedulable");
-    goes(&[cordoned()], json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]}), "a");
+    goes(
+        &[cordoned()],
+        json!({"tolerations": [{"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}]}),
+        "a",
+    );
     let nodes = [node("a", taint("k", "NoSchedule")), node("b", taint("k", "PreferNoSchedule")), node("c", json!({}))];
     goes(&nodes, json!({}), "c");
     goes(&nodes[..2], json!({}), "b");
@@ -122,7 +134,8 @@ fn selectors_and_affinity_to_nodes() {
     goes(&nodes, json!({"nodeSelector": {"disk": "ssd"}}), "b");
     refused(&nodes, json!({"nodeSelector": {"disk": "tape"}}), miss);
     let affinity = |kind: &str, value: Value| json!({"affinity": {"nodeAffinity": {kind: value}}});
-    let expression = |operator: &str| json!({"matchExpressions": [{"key": "disk", "operator": operator, "values": ["hdd"]}]});
+    let expression =
+        |operator: &str| json!({"matchExpressions": [{"key": "disk", "operator": operator, "values": ["hdd"]}]});
     let required = "requiredDuringSchedulingIgnoredDuringExecution";
     let preferred = "preferredDuringSchedulingIgnoredDuringExecution";
     goes(&nodes, affinity(required, json!({"nodeSelectorTerms": [expression("NotIn")]})), "b");
@@ -130,14 +143,16 @@ fn selectors_and_affinity_to_nodes() {
     refused(&nodes, affinity(required, json!({"nodeSelectorTerms": [{}]})), miss);
     goes(&nodes, affinity(preferred, json!([{"weight": 1, "preference": expression("NotIn")}])), "b");
     goes(&nodes, affinity(preferred, json!([{"weight": 1, "preference": expression("In")}])), "a");
-    refused(&nodes, json!({"nodeName": "z"}), "0/2 nodes are available: 2 node(s) didn't match the requested node name");
+    refused(
+        &nodes,
+        json!({"nodeName": "z"}),
+        "0/2 nodes are available: 2 node(s) didn't match the requested node name",
+    );
 }
 
 #[test]
 fn host_ports() {
-    let port = |ip: &str, protocol: &str, port: i32| {
-        json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]})
-    };
+    let port = |ip: &str, protocol: &str, port: i32| json!({"containers": [{"name": "c", "ports": [{"containerPort": 1, "hostPort": port, "hostIP": ip, "protocol": protocol}]}]});
     let taken = || [with_pods(node("a", json!({})), vec![pod_named("default", "x", port("10.0.0.1", "TCP", 80))])];
     let miss = "0/1 nodes are available: 1 node(s) didn't have free ports for the requested pod ports";
     refused(&taken(), port("", "TCP", 80), miss);
@@ -163,7 +178,11 @@ fn affinity_between_pods() {
     let near_miss = "0/3 nodes are available: 3 node(s) didn't match pod affinity rules";
     goes(&nodes("default"), rule(far, json!({})), "c");
     goes(&nodes("default")[1..], rule(far, json!({})), "b");
-    refused(&nodes("default")[..2], rule(far, json!({})), "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules");
+    refused(
+        &nodes("default")[..2],
+        rule(far, json!({})),
+        "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules",
+    );
     goes(&nodes("default")[..2], rule(near, json!({})), "b");
     refused(&nodes("other"), rule(near, json!({})), near_miss);
     goes(&nodes("other")[..2], rule(near, json!({"namespaces": ["other"]})), "b");
@@ -193,7 +212,8 @@ fn affinity_between_pods() {
 #[test]
 fn spread_over_zones() {
     let zone = |name: &str, zone: &str, pods: usize| {
-        let pods = (0..pods).map(|index| pod_named("default", &format!("{name}-{index}"), json!({"labels": {"app": "web"}})));
+        let pods =
+            (0..pods).map(|index| pod_named("default", &format!("{name}-{index}"), json!({"labels": {"app": "web"}})));
         with_pods(node(name, json!({"labels": {"zone": zone}})), pods.collect())
     };
     let spread = |more: Value| {
@@ -238,7 +258,10 @@ fn scores() {
     goes(&[node("a", json!({})), node("b", json!({"images": big}))], requests("100m"), "b");
     let owners = json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "r", "uid": "u", "controller": true}]);
     let owned = |name: &str| pod_named("default", name, json!({"ownerReferences": owners}));
-    let nodes = [with_pods(node("a", json!({})), vec![owned("x")]), with_pods(node("b", json!({})), vec![pod_named("d", "y", json!({}))])];
+    let nodes = [
+        with_pods(node("a", json!({})), vec![owned("x")]),
+        with_pods(node("b", json!({})), vec![pod_named("d", "y", json!({}))]),
+    ];
     goes(&nodes, json!({"ownerReferences": owners}), "b");
 }
 
@@ -246,7 +269,8 @@ fn scores() {
 /// words of the API's documentation and on the JSON itself.
 #[test]
 fn random_pods_go_where_the_rules_allow() {
-    let seed = std::env::var("QUORATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    let seed =
+        std::env::var("QUORATE_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
     println!("QUORATE_TEST_SEED={seed} cargo test -p quorate-controllers random_pods");
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut placed, mut nowhere) = (0, 0);
@@ -334,7 +358,8 @@ fn amount(value: &Value, suffix: &str) -> i64 {
 }
 
 fn allows(node: &Value, running: &[Value], pod: &Value) -> bool {
-    let request = |pod: &Value, name: &str, suffix: &str| amount(&pod["containers"][0]["resources"]["requests"][name], suffix);
+    let request =
+        |pod: &Value, name: &str, suffix: &str| amount(&pod["containers"][0]["resources"]["requests"][name], suffix);
     let fits = |name: &str, suffix: &str| {
         let wanted = request(pod, name, suffix);
         let used: i64 = running.iter().map(|other| request(other, name, suffix)).sum();
@@ -489,7 +514,12 @@ fn waiting_pods_wake_when_room_appears() {
 fn what_is_not_supported_is_said() {
     let mut world = World::new();
     world.node("a", "1");
-    world.pod("p", "1", json!({"containers": [{"name": "c"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}), "");
+    world.pod(
+        "p",
+        "1",
+        json!({"containers": [{"name": "c"}], "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "c"}}]}),
+        "",
+    );
     assert_eq!(world.next(), "p: the pod needs persistent volume claims, which this scheduler does not support yet");
     world.pass(20);
     world.node("b", "1");

@@ -8,7 +8,8 @@ const MIN_BYTES: i64 = 23 << 20;
 /// More than that per container makes none either.
 const MAX_BYTES: i64 = 1000 << 20;
 
-pub const SCORE: Score = Score { weight: 1, applies: |context| !context.pod.images.is_empty(), score, normalize: Normalize::Ready };
+pub const SCORE: Score =
+    Score { weight: 1, applies: |context| !context.pod.images.is_empty(), score, normalize: Normalize::Ready };
 
 /// The bytes that need no pulling, each image weighed by how common it is: a single
 /// node that holds one must not draw all its pods.

@@ -64,7 +64,8 @@ pub fn filter(context: &Context<'_>, node: &NodeInfo) -> Option<Rejection> {
         let Some(value) = node.facts.labels.get(&constraint.topology_key) else {
             return Rejection::unresolvable(Reason::SpreadLabel);
         };
-        let fewest = if counts.len() < constraint.min_domains { 0 } else { counts.values().copied().min().unwrap_or(0) };
+        let fewest =
+            if counts.len() < constraint.min_domains { 0 } else { counts.values().copied().min().unwrap_or(0) };
         let own = i64::from(constraint.counts(context.pod));
         let here = counts.get(value).copied().unwrap_or_default();
         if here + own - fewest > constraint.max_skew {
