@@ -9,6 +9,9 @@ use serde_json::json;
 use crate::process::{self, CommandError};
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
+/// Present while a node of this machine has switched IPv4 forwarding on; the last one that
+/// leaves switches it off again. Like the setting itself, it does not outlive a reboot.
+const FORWARDING_MARK: &str = "/run/quorate-ip-forwarding-was-off";
 /// Names of our bridges start with it; at most 15 bytes are allowed for the whole.
 const BRIDGE_PREFIX: &str = "qr";
 
@@ -19,8 +22,6 @@ pub struct Network {
     id: String,
     config_dir: PathBuf,
     data_dir: PathBuf,
-    /// Present while the agent has switched IPv4 forwarding on.
-    forwarding_mark: PathBuf,
 }
 
 /// Why the network cannot be set up.
@@ -38,12 +39,7 @@ impl Network {
         let text = format!("{node_name}\0{}", data_dir.display());
         // FNV-1a: stable between versions, which the standard hasher is not.
         let hash = text.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-        Self {
-            id: format!("{:04x}", (hash >> 16) ^ (hash & 0xffff)),
-            config_dir,
-            data_dir: cni_data_dir,
-            forwarding_mark: data_dir.join("ip-forwarding-was-off"),
-        }
+        Self { id: format!("{:04x}", (hash >> 16) ^ (hash & 0xffff)), config_dir, data_dir: cni_data_dir }
     }
 
     pub fn bridge(&self) -> String {
@@ -76,7 +72,7 @@ impl Network {
         if std::fs::read_to_string(FORWARDING).is_ok_and(|on| on.trim() == "1") {
             return Ok(());
         }
-        std::fs::write(&self.forwarding_mark, "").map_err(|source| failed(&self.forwarding_mark, source))?;
+        std::fs::write(FORWARDING_MARK, "").map_err(|source| failed(Path::new(FORWARDING_MARK), source))?;
         std::fs::write(FORWARDING, "1").map_err(|source| failed(Path::new(FORWARDING), source))?;
         tracing::info!("IPv4 forwarding is on while a node runs");
         Ok(())
@@ -97,9 +93,9 @@ impl Network {
         if let Err(error) = process::run("nft", &["-f", "-"], &script).await {
             tracing::warn!(table, %error, "the rules stay behind");
         }
-        if self.forwarding_mark.exists() && !other_bridges(&bridge) {
+        if Path::new(FORWARDING_MARK).exists() && !other_bridges(&bridge) {
             let _ = std::fs::write(FORWARDING, "0");
-            let _ = std::fs::remove_file(&self.forwarding_mark);
+            let _ = std::fs::remove_file(FORWARDING_MARK);
         }
     }
 
