@@ -304,3 +304,22 @@ fn a_directory_of_another_member_is_refused_by_name() {
     cluster.on(0, async move |_| first.shutdown().await);
     wait("the end of the first", || start("b").err().filter(|error| error.to_string().contains("member.json")));
 }
+
+#[test]
+fn a_member_without_its_data_harms_nobody() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let victim = (leader + 1) % 3;
+    cluster.on(leader, async |store| put(&store, "k", "1").await);
+    cluster.wait_for_equal_hashes();
+    let term = cluster.on(leader, async |store| store.status().term);
+    cluster.kill(victim);
+    cluster.forget(victim);
+    cluster.revive(victim);
+    for number in 0..50 {
+        cluster.on(leader, async move |store| put(&store, "k", &number.to_string()).await);
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    assert_eq!(cluster.on(leader, async |store| store.status().term), term, "the leader goes on");
+    assert_eq!(cluster.on(victim, async |store| store.revision()), 1, "nothing is acknowledged under the old id");
+}

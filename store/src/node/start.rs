@@ -19,7 +19,7 @@ use super::{Inner, Store, identity, upkeep};
 use crate::config::Config;
 use crate::error::StartError;
 use crate::fs::Disk;
-use crate::peer::{Identity, MAX_MESSAGE_BYTES, PeerService, Peers, Presence};
+use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, Peers, Presence};
 use crate::raft::snapshot::Area;
 use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
@@ -85,6 +85,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         leases: Arc::clone(&leases),
         presence: Arc::clone(&presence),
         cancel: cancel.clone(),
+        memory: Memory::new(wal.clone(), applied.clone()),
     };
     let router = tonic::service::Routes::new(
         PeerServer::new(service)

@@ -23,7 +23,7 @@ use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 pub(crate) use self::presence::Presence;
-pub(crate) use self::server::PeerService;
+pub(crate) use self::server::{Memory, PeerService};
 
 /// A client of one peer.
 pub(crate) type PeerClient = peer_client::PeerClient<Channel>;
@@ -98,6 +98,14 @@ pub(crate) struct Peers {
     /// Where members are now, if the membership does not know better yet.
     moved: HashMap<u64, String>,
     channels: Mutex<HashMap<(u64, Lane), (String, Channel)>>,
+    /// What each peer has acknowledged to this member as the leader of a term.
+    acknowledged: Mutex<HashMap<u64, Acknowledged>>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Acknowledged {
+    term: u64,
+    index: u64,
 }
 
 impl Peers {
@@ -108,7 +116,7 @@ impl Peers {
         tls: Option<Arc<Reloading<ClientConfig>>>,
         moved: HashMap<u64, String>,
     ) -> Self {
-        Self { identity, tls, moved, channels: Mutex::default() }
+        Self { identity, tls, moved, channels: Mutex::default(), acknowledged: Mutex::default() }
     }
 
     /// Where `target` is, which the membership says to be at `known`.
@@ -118,6 +126,23 @@ impl Peers {
 
     pub(crate) fn identity(&self) -> Identity {
         self.identity
+    }
+
+    /// Notes that `peer` holds everything up to `index`, said to the leader of `term`.
+    pub(crate) fn acknowledged(&self, peer: u64, term: u64, index: u64) {
+        let mut all = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = all.entry(peer).or_insert(Acknowledged { term, index });
+        match known.term == term {
+            true => known.index = known.index.max(index),
+            false => *known = Acknowledged { term, index },
+        }
+    }
+
+    /// Whether `peer`, which does not hold entry `index`, acknowledged it to the leader of
+    /// `term`: then it has lost its log.
+    pub(crate) fn has_lost(&self, peer: u64, term: u64, index: u64) -> bool {
+        let all = self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&peer).is_some_and(|known| known.term == term && known.index >= index)
     }
 
     /// What every message to `target` begins with.
@@ -190,6 +215,20 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+
+    #[test]
+    fn a_peer_that_takes_back_what_it_acknowledged_has_lost_its_log() {
+        let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0 };
+        let peers = Peers::new(identity, None, HashMap::new());
+        assert!(!peers.has_lost(1, 4, 0), "nothing was acknowledged");
+        peers.acknowledged(1, 4, 10);
+        peers.acknowledged(1, 4, 8);
+        assert!(peers.has_lost(1, 4, 10));
+        assert!(!peers.has_lost(1, 4, 11), "a probe beyond its end");
+        assert!(!peers.has_lost(1, 5, 3), "another reign may truncate");
+        peers.acknowledged(1, 5, 2);
+        assert!(peers.has_lost(1, 5, 2) && !peers.has_lost(1, 4, 2));
+    }
 
     #[test]
     fn messages_of_others_are_refused() {

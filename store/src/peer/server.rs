@@ -2,12 +2,13 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use quorate_proto::raft::peer_server::Peer;
 use quorate_proto::raft::{self as wire};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -15,7 +16,8 @@ use super::{Identity, Presence};
 use crate::command::Command;
 use crate::node::leases::Leases;
 use crate::raft::snapshot::{Area, Receiver};
-use crate::raft::{MessageError, Proposal, ProposeError, Raft, ReadIndexError};
+use crate::raft::{self, Applied, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
+use crate::wal::Wal;
 
 /// Chunks of a snapshot that wait for the disk.
 const SNAPSHOT_QUEUE: usize = 4;
@@ -31,6 +33,44 @@ pub(crate) struct PeerService {
     pub(crate) presence: Arc<Presence>,
     /// Ends the streams that live as long as the process.
     pub(crate) cancel: CancellationToken,
+    pub(crate) memory: Memory,
+}
+
+/// Whether this member still holds what it once acknowledged. One that does not must
+/// neither vote nor acknowledge again: a quorum that counts it could forget.
+pub(crate) struct Memory {
+    wal: Wal,
+    applied: watch::Receiver<Applied>,
+    lost: AtomicBool,
+}
+
+impl Memory {
+    pub(crate) fn new(wal: Wal, applied: watch::Receiver<Applied>) -> Self {
+        Self { wal, applied, lost: AtomicBool::new(false) }
+    }
+
+    /// A heartbeat begins after what its leader knows this member to hold.
+    fn check_heartbeat(&self, request: &wire::AppendRequest) -> Result<(), Status> {
+        let (Some(vote), Some(held)) = (&request.vote, &request.previous) else { return self.check() };
+        let own_term = raft::vote_term(&self.wal).unwrap_or(u64::MAX);
+        let end = self.wal.state().last.map_or(0, |id| id.index).max(self.applied.borrow().index);
+        if vote.term >= own_term && held.index > end && !self.lost.swap(true, Ordering::Relaxed) {
+            tracing::error!(
+                acknowledged = held.index,
+                held = end,
+                "this member has lost its log and takes no part any more; restore its data \
+                 directory, or replace it by a member of another name"
+            );
+        }
+        self.check()
+    }
+
+    fn check(&self) -> Result<(), Status> {
+        match self.lost.load(Ordering::Relaxed) {
+            true => Err(Status::failed_precondition("quorate: this member has lost its log")),
+            false => Ok(()),
+        }
+    }
 }
 
 fn refused(error: MessageError) -> Status {
@@ -49,6 +89,7 @@ impl Peer for PeerService {
         &self,
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
+        self.memory.check()?;
         let identity = self.identity;
         // The first message that is not for this member ends the stream; so does the
         // end of this process.
@@ -70,12 +111,14 @@ impl Peer for PeerService {
     async fn heartbeat(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
+        self.memory.check_heartbeat(&request)?;
         self.raft.heartbeat(request).await.map(Response::new).map_err(refused)
     }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let mut request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
+        self.memory.check()?;
         // The lease protects a leader that lives. This one is known not to.
         request.leadership_transfer |= self.presence.leader_is_gone();
         self.raft.vote(request).await.map(Response::new).map_err(refused)
@@ -84,6 +127,7 @@ impl Peer for PeerService {
     async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
+        self.memory.check()?;
         self.raft.pre_vote(request).await.map(Response::new).map_err(refused)
     }
 

@@ -333,6 +333,14 @@ pub(crate) async fn applied_at_least(
     applied.wait_for(|applied| applied.index >= index).await.map(|_| ())
 }
 
+/// The term of the vote that the log holds: 0 without one, none if it does not decode.
+pub(crate) fn vote_term(wal: &Wal) -> Option<u64> {
+    match wal.vote() {
+        Some(bytes) => types::decode_vote(bytes).ok().map(|vote| vote.leader_id.term),
+        None => Some(0),
+    }
+}
+
 fn config(timing: Timing) -> openraft::Config {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     openraft::Config {

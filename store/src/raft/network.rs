@@ -100,8 +100,9 @@ impl Connection {
         limit: Duration,
     ) -> Result<StreamAppendResult<Types>, RpcError> {
         let mut client = self.client(Lane::Control)?;
+        let term = request.vote.leader_id.term;
         let answer = within(limit, client.heartbeat(types::append_to_wire(self.origin(), &request))).await?;
-        types::append_result_from_wire(answer).map_err(garbled)
+        checked(&self.peers, self.target, term, answer)
     }
 
     async fn ballot(
@@ -128,6 +129,27 @@ impl Connection {
             last_log_id: answer.last_log_id.map(types::log_id_from_wire),
         })
     }
+}
+
+/// The library takes for granted that a log only grows within a reign, and stops if it
+/// does not. A member whose data is gone, under its old id, is left alone instead.
+fn checked(
+    peers: &Peers,
+    target: u64,
+    term: u64,
+    answer: wire::AppendResponse,
+) -> Result<StreamAppendResult<Types>, RpcError> {
+    let result = types::append_result_from_wire(answer).map_err(garbled)?;
+    match &result {
+        Ok(Some(last)) => peers.acknowledged(target, term, last.index),
+        Err(StreamAppendError::Conflict(at)) if peers.has_lost(target, term, at.index) => {
+            let text = format!("member {target:x} has lost entries up to {} that it acknowledged", at.index);
+            tracing::error!(peer = format!("{target:x}"), index = at.index, "a member has lost its log");
+            return Err(RPCError::Unreachable(Unreachable::from_string(text)));
+        }
+        _ => {}
+    }
+    Ok(result)
 }
 
 async fn within<T>(
@@ -184,11 +206,13 @@ impl RaftNetworkV2<Types> for Connection {
             }
             let mut client = self.client(Lane::Entries)?;
             let origin = self.origin();
+            let term = first.vote.leader_id.term;
             let outbound =
                 stream::once(async { first }).chain(input).map(move |request| types::append_to_wire(origin, &request));
             let answers = within(option.hard_ttl(), client.append(outbound)).await?;
-            let inbound = answers.map(|answer| match answer {
-                Ok(answer) => types::append_result_from_wire(answer).map_err(garbled),
+            let (peers, target) = (Arc::clone(&self.peers), self.target);
+            let inbound = answers.map(move |answer| match answer {
+                Ok(answer) => checked(&peers, target, term, answer),
                 Err(status) => Err(unreachable_peer(&status)),
             });
             Ok(inbound.boxed())

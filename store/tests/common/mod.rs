@@ -122,6 +122,11 @@ impl Cluster {
         }
     }
 
+    /// Removes the files of a member that is not running.
+    pub(crate) fn forget(&self, member: usize) {
+        fs::remove_dir_all(&self.members[member].config.data_dir).unwrap();
+    }
+
     /// Ends a member between any two of its steps, without a word to anybody.
     pub(crate) fn kill(&mut self, member: usize) {
         let (runtime, store) = self.members[member].running.take().unwrap();
