@@ -33,7 +33,9 @@ pub(crate) type Leaders = watch::Receiver<Arc<Leader>>;
 /// has answered within `patience`.
 pub(super) fn fence(view: &View, generation: u64, patience: Duration) -> Option<Fence> {
     let leads = view.role == Role::Leader && view.applied.term == view.term;
-    let heard = view.quorum_age.is_none_or(|age| age <= patience);
+    // A voter without others is a quorum; nobody sends it the answers that keep the age low.
+    let alone = view.members.values().filter(|(_, votes)| *votes).count() <= 1;
+    let heard = alone || view.quorum_age.is_none_or(|age| age <= patience);
     (leads && heard).then_some(Fence { generation, term: view.term })
 }
 
@@ -82,6 +84,13 @@ mod tests {
         check(|view| view.role = Role::Follower, None);
         check(|view| view.applied.term = 3, None);
         check(|view| view.quorum_age = Some(Duration::from_secs(1)), None);
+        check(
+            |view| {
+                view.quorum_age = Some(Duration::from_secs(1));
+                view.members.retain(|id, _| *id == 1);
+            },
+            Some(4),
+        );
     }
 
     #[test]
