@@ -15,6 +15,10 @@ pub(super) struct IngressStrategy;
 pub(super) struct NetworkPolicyStrategy;
 pub(super) struct DisruptionBudgetStrategy;
 pub(super) struct CustomResourceDefinitionStrategy;
+pub(super) struct AutoscalerStrategy;
+
+/// What an autoscaler aims at when it is told nothing. Source: autoscaling/v2 defaults.
+const CPU_UTILIZATION: i64 = 80;
 
 /// Priorities above this are the system's own. Source: scheduling/v1.
 const HIGHEST_USER_PRIORITY: i64 = 1_000_000_000;
@@ -266,5 +270,37 @@ impl Strategy for CustomResourceDefinitionStrategy {
 
     fn warnings(&self, _object: &Value) -> Vec<String> {
         vec!["quorate stores CustomResourceDefinitions but does not serve custom resources yet".to_owned()]
+    }
+}
+
+impl Strategy for AutoscalerStrategy {
+    fn default(&self, object: &mut Value) {
+        let in_v2 = text(object, "apiVersion") == "autoscaling/v2";
+        let spec = child(object, "spec");
+        default_to(spec, "minReplicas", 1);
+        if in_v2 && items(spec, "metrics").next().is_none() {
+            let metric = serde_json::json!({"type": "Resource", "resource": {
+                "name": "cpu", "target": {"type": "Utilization", "averageUtilization": CPU_UTILIZATION}}});
+            set(spec, "metrics", serde_json::json!([metric]));
+        }
+    }
+
+    fn validate(&self, object: &Value, errors: &mut Errors) {
+        let spec = &object["spec"];
+        let (least, most) = (spec["minReplicas"].as_i64().unwrap_or(1), spec["maxReplicas"].as_i64().unwrap_or(0));
+        if least < 1 {
+            errors.invalid("spec.minReplicas", &spec["minReplicas"], "must be greater than or equal to 1");
+        }
+        if most < 1 {
+            errors.invalid("spec.maxReplicas", &Value::from(most), "must be greater than 0");
+        }
+        if most < least {
+            errors.invalid("spec.maxReplicas", &Value::from(most), "must be greater than or equal to `minReplicas`");
+        }
+        for field in ["kind", "name"] {
+            if text(&spec["scaleTargetRef"], field).is_empty() {
+                errors.required(&format!("spec.scaleTargetRef.{field}"), "");
+            }
+        }
     }
 }

@@ -101,6 +101,7 @@ pub(crate) fn strategy(def: &ResourceDef) -> &'static dyn Strategy {
         ("storage.k8s.io", "storageclasses") => &misc::StorageClassStrategy,
         ("networking.k8s.io", "ingresses") => &misc::IngressStrategy,
         ("networking.k8s.io", "networkpolicies") => &misc::NetworkPolicyStrategy,
+        ("autoscaling", _) => &misc::AutoscalerStrategy,
         ("policy", "poddisruptionbudgets") => &misc::DisruptionBudgetStrategy,
         ("apiextensions.k8s.io", "customresourcedefinitions") => &misc::CustomResourceDefinitionStrategy,
         _ => &Plain,
