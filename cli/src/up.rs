@@ -170,12 +170,12 @@ impl Cluster {
         stop_nodes.cancel();
         nodes.close();
         nodes.wait().await;
-        stop_masters.cancel();
-        masters.close();
-        masters.wait().await;
         stop_endpoint.cancel();
         others.close();
         others.wait().await;
+        stop_masters.cancel();
+        masters.close();
+        masters.wait().await;
         self.write_state(endpoint, false)?;
         ended
     }
