@@ -33,9 +33,11 @@ fn etcdctl_sees_three_members_in_agreement() -> Result<()> {
     let mut test = TestCluster::start(3, 0)?;
     etcdctl(&test, &["put", "greeting", "hello"])?;
     ensure!(etcdctl(&test, &["get", "greeting"])? == "greeting\nhello\n");
-    let keys = etcdctl(&test, &["get", "/registry/", "--prefix", "--keys-only"])?;
     for key in ["/registry/namespaces/default", "/registry/services/specs/default/kubernetes"] {
-        ensure!(keys.lines().any(|line| line == key), "{key} is missing: {keys}");
+        eventually(key, Duration::from_secs(10), || {
+            let keys = etcdctl(&test, &["get", "/registry/", "--prefix", "--keys-only"])?;
+            Ok(keys.lines().any(|line| line == key).then_some(()))
+        })?;
     }
     // Hashes are of one revision only when nobody writes between the three questions.
     eventually("the members' hashes to agree", Duration::from_secs(20), || {
