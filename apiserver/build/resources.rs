@@ -10,7 +10,8 @@ pub(crate) fn generate(tsv: &str) -> String {
     let mut out = String::from("static RESOURCES: &[ResourceDef] = &[\n");
     for row in tsv.lines().filter(|line| !line.starts_with('#')) {
         let columns: Vec<&str> = row.split('\t').collect();
-        let [group_version, resource, kind, scope, verbs, subresources, short_names, categories, storage] = columns[..] else {
+        let [group_version, resource, kind, scope, verbs, subresources, short_names, categories, storage] = columns[..]
+        else {
             panic!("nine columns expected: {row}")
         };
         let (group, version) = group_version.split_once('/').unwrap_or(("", group_version));
@@ -23,7 +24,11 @@ pub(crate) fn generate(tsv: &str) -> String {
              short_names: {}, categories: {}, storage_prefix: {storage:?} }},",
             scope == "NS",
             verb_list(verbs),
-            subresources.split(';').filter(|sub| *sub != "-").map(|sub| subresource(sub, group, version, kind)).collect::<String>(),
+            subresources
+                .split(';')
+                .filter(|sub| *sub != "-")
+                .map(|sub| subresource(sub, group, version, kind))
+                .collect::<String>(),
             string_list(short_names),
             string_list(categories),
         )
@@ -48,7 +53,9 @@ fn subresource(text: &str, group: &str, version: &str, kind: &str) -> String {
         },
     };
     let verbs = verb_list(verbs);
-    format!("SubresourceDef {{ name: {name:?}, group: {group:?}, version: {version:?}, kind: {kind:?}, verbs: {verbs} }}, ")
+    format!(
+        "SubresourceDef {{ name: {name:?}, group: {group:?}, version: {version:?}, kind: {kind:?}, verbs: {verbs} }}, "
+    )
 }
 
 fn verb_list(text: &str) -> String {

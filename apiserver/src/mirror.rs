@@ -22,7 +22,11 @@ impl<T: Send + Sync + 'static> Mirror<T> {
 
     /// Takes over what `informer` knows and learns. Objects for which `view` has no
     /// answer are left out.
-    pub fn follow(self: &Arc<Self>, informer: &Informer, view: impl Fn(&Arc<Object>) -> Option<T> + Send + Sync + 'static) {
+    pub fn follow(
+        self: &Arc<Self>,
+        informer: &Informer,
+        view: impl Fn(&Arc<Object>) -> Option<T> + Send + Sync + 'static,
+    ) {
         let mirror = Arc::clone(self);
         informer.on_change(move |change| mirror.apply(change, &view));
     }

@@ -142,8 +142,7 @@ impl Server {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let address =
-            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
         let advertise = config.advertise.unwrap_or(address);
 
         let (lease, stop, caches) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
@@ -165,7 +164,13 @@ impl Server {
         let leaving = Arc::new(AtomicBool::new(false));
         let progress = watch::Sender::new(Progress::default());
         let (ready_sender, ready) = watch::channel(false);
-        tasks.spawn(report_ready(registry.clone(), followed.clone(), progress.subscribe(), ready_sender, caches.clone()));
+        tasks.spawn(report_ready(
+            registry.clone(),
+            followed.clone(),
+            progress.subscribe(),
+            ready_sender,
+            caches.clone(),
+        ));
         let paths = Paths {
             server_address: advertise.to_string(),
             accounts: Arc::clone(&accounts),
@@ -174,7 +179,13 @@ impl Server {
         };
         let proxy = Proxy::new(Arc::clone(&client), kubelet_tls);
         let chain = Chain::new(registry, accounts, authorizer, paths, proxy, ready.clone(), streams.clone());
-        tasks.spawn(connection::serve(listener, Arc::new(server_tls), Arc::new(chain), stop.clone(), connections.clone()));
+        tasks.spawn(connection::serve(
+            listener,
+            Arc::new(server_tls),
+            Arc::new(chain),
+            stop.clone(),
+            connections.clone(),
+        ));
         tasks.spawn(bootstrap::run(Arc::clone(&client), progress, caches.clone()));
         let service = KubernetesService {
             client: Arc::clone(&client),
@@ -325,7 +336,11 @@ fn checks(
     };
     let bootstrapped = |name: &'static str, part: fn(&Progress) -> bool| {
         let progress = progress.subscribe();
-        now(name, false, Box::new(move || if part(&progress.borrow()) { Ok(()) } else { Err("not finished".to_owned()) }))
+        now(
+            name,
+            false,
+            Box::new(move || if part(&progress.borrow()) { Ok(()) } else { Err("not finished".to_owned()) }),
+        )
     };
     let registry = registry.clone();
     let leaving = Arc::clone(leaving);
@@ -347,14 +362,18 @@ fn checks(
             }),
         ),
         bootstrapped("poststarthook/start-system-namespaces-controller", |progress| progress.namespaces),
-        bootstrapped("poststarthook/scheduling/bootstrap-system-priority-classes", |progress| progress.priority_classes),
+        bootstrapped("poststarthook/scheduling/bootstrap-system-priority-classes", |progress| {
+            progress.priority_classes
+        }),
         bootstrapped("poststarthook/rbac/bootstrap-roles", |progress| progress.roles),
         now(
             "shutdown",
             false,
-            Box::new(move || {
-                if leaving.load(Ordering::Relaxed) { Err("process is shutting down".to_owned()) } else { Ok(()) }
-            }),
+            Box::new(
+                move || {
+                    if leaving.load(Ordering::Relaxed) { Err("process is shutting down".to_owned()) } else { Ok(()) }
+                },
+            ),
         ),
     ]
 }

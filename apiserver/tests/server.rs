@@ -77,10 +77,25 @@ async fn a_whole_server() {
 
 fn kubectl_works(cluster: &Cluster) {
     says(cluster, &["version"], "", &["v1.35.0+quorate"]);
-    says(cluster, &["apply", "-f", "-"], MANIFEST, &["namespace/demo created", "pod/web created", "deployment.apps/web created"]);
-    says(cluster, &["apply", "-f", "-"], MANIFEST, &["pod/web unchanged", "service/web unchanged", "deployment.apps/web unchanged"]);
+    says(
+        cluster,
+        &["apply", "-f", "-"],
+        MANIFEST,
+        &["namespace/demo created", "pod/web created", "deployment.apps/web created"],
+    );
+    says(
+        cluster,
+        &["apply", "-f", "-"],
+        MANIFEST,
+        &["pod/web unchanged", "service/web unchanged", "deployment.apps/web unchanged"],
+    );
     says(cluster, &["-n", "demo", "get", "pods", "-o", "wide"], "", &["NAME", "READY", "web", "0/1", "Pending"]);
-    says(cluster, &["-n", "demo", "describe", "pod", "web"], "", &["Service Account:  default", "kube-api-access-", "for 300s"]);
+    says(
+        cluster,
+        &["-n", "demo", "describe", "pod", "web"],
+        "",
+        &["Service Account:  default", "kube-api-access-", "for 300s"],
+    );
     says(cluster, &["-n", "demo", "scale", "deployment", "web", "--replicas=3"], "", &["scaled"]);
     says(cluster, &["-n", "demo", "set", "image", "deployment/web", "web=web:2"], "", &["image updated"]);
     says(cluster, &["-n", "demo", "label", "pod", "web", "tier=front"], "", &["labeled"]);
@@ -88,12 +103,18 @@ fn kubectl_works(cluster: &Cluster) {
     says(cluster, &["explain", "pod.spec"], "", &["KIND:       Pod", "containers"]);
     says(cluster, &["api-resources"], "", &["deployments", "apps/v1", "serviceaccounts"]);
     says(cluster, &["auth", "can-i", "--list"], "", &["*.*"]);
-    says(cluster, &["create", "deployment", "other", "--image=web", "-n", "demo"], "", &["deployment.apps/other created"]);
+    says(
+        cluster,
+        &["create", "deployment", "other", "--image=web", "-n", "demo"],
+        "",
+        &["deployment.apps/other created"],
+    );
     says(cluster, &["-n", "demo", "delete", "deployment", "other", "--wait=false"], "", &["deleted"]);
     refuses(cluster, &["get", "nosuch"], "", "the server doesn't have a resource type \"nosuch\"");
     refuses(cluster, &["get", "pods", "nosuch"], "", "Error from server (NotFound): pods \"nosuch\" not found");
     refuses(cluster, &["create", "-f", "-"], MANIFEST, "Error from server (AlreadyExists)");
-    let unknown = "{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {\"name\": \"x\"}, \"foo\": \"bar\"}";
+    let unknown =
+        "{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {\"name\": \"x\"}, \"foo\": \"bar\"}";
     refuses(cluster, &["apply", "-f", "-"], unknown, "strict decoding error: unknown field \"foo\"");
     let lost = "{\"apiVersion\": \"v1\", \"kind\": \"ConfigMap\", \"metadata\": {\"name\": \"x\", \"namespace\": \"nowhere\"}}";
     refuses(cluster, &["apply", "-f", "-"], lost, "namespaces \"nowhere\" not found");
@@ -121,9 +142,19 @@ async fn permissions(cluster: &Cluster) {
         denied.json()["message"],
         "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"demo\""
     );
-    says(cluster, &["-n", "demo", "create", "rolebinding", "devs", "--clusterrole=view", "--group=developers"], "", &["created"]);
-    eventually("jane's permission", || cluster.kubectl("jane", &["-n", "demo", "get", "pods"], "").status.success()).await;
-    assert_eq!(cluster.get(Some("jane"), "/api/v1/namespaces/demo/secrets", &[]).await.code, 403, "view shows no secrets");
+    says(
+        cluster,
+        &["-n", "demo", "create", "rolebinding", "devs", "--clusterrole=view", "--group=developers"],
+        "",
+        &["created"],
+    );
+    eventually("jane's permission", || cluster.kubectl("jane", &["-n", "demo", "get", "pods"], "").status.success())
+        .await;
+    assert_eq!(
+        cluster.get(Some("jane"), "/api/v1/namespaces/demo/secrets", &[]).await.code,
+        403,
+        "view shows no secrets"
+    );
     assert_eq!(cluster.get(Some("jane"), "/api/v1/namespaces/default/pods", &[]).await.code, 403, "elsewhere nothing");
     let as_jane = cluster.get(Some("admin"), "/api/v1/namespaces/demo/secrets", &[("impersonate-user", "jane")]).await;
     assert_eq!(as_jane.code, 403, "an administrator who acts as jane has her rights");
@@ -139,7 +170,8 @@ async fn permissions(cluster: &Cluster) {
 }
 
 async fn tokens(cluster: &Cluster) {
-    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
+    let request =
+        json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {"expirationSeconds": 600}});
     let path = "/api/v1/namespaces/demo/serviceaccounts/default/token";
     let issued = cluster.post(Some("admin"), path, &request).await;
     assert_eq!(issued.code, 201, "{issued:?}");
@@ -163,7 +195,8 @@ async fn limits(cluster: &Cluster) {
     let too_large = json!({"apiVersion": "v1", "kind": "ConfigMap", "data": {"x": "a".repeat(4 << 20)}});
     let answer = cluster.post(Some("admin"), "/api/v1/namespaces/demo/configmaps", &too_large).await;
     assert_eq!((answer.code, answer.json()["reason"].as_str()), (413, Some("RequestEntityTooLarge")));
-    let odd = http::Request::post("/api/v1/namespaces").header("host", "localhost").header("content-type", "text/plain");
+    let odd =
+        http::Request::post("/api/v1/namespaces").header("host", "localhost").header("content-type", "text/plain");
     let answer = cluster.send(Some("admin"), odd.body("{}".to_owned()).expect("well formed")).await;
     assert_eq!(answer.code, 415);
     let answer = cluster.get(Some("admin"), "/api/v1/namespaces", &[("accept", "text/html")]).await;
@@ -200,6 +233,9 @@ async fn watches_end_with_the_server(cluster: Cluster) {
     tokio::time::timeout(support::PATIENCE, cluster.server.shutdown()).await.expect("the server ends");
     let seen = watching.await.expect("the watch ends without a panic");
     let events: Vec<Value> = seen.text.lines().map(|line| serde_json::from_str(line).expect("whole events")).collect();
-    assert!(events.iter().any(|event| event["type"] == "ADDED" && event["object"]["metadata"]["name"] == "demo"), "{seen:?}");
+    assert!(
+        events.iter().any(|event| event["type"] == "ADDED" && event["object"]["metadata"]["name"] == "demo"),
+        "{seen:?}"
+    );
     assert!(tokio::net::TcpStream::connect(cluster.server.address()).await.is_err(), "nobody listens any more");
 }

@@ -69,7 +69,8 @@ impl Cluster {
     /// # Errors
     /// When it does not become ready; the message holds what `quorate up` said.
     pub fn start(options: Options) -> Result<Self> {
-        let number = NEXT_NETWORK.fetch_add(1, Ordering::Relaxed) + u16::try_from(std::process::id() % 40).unwrap_or(0) * 4;
+        let number =
+            NEXT_NETWORK.fetch_add(1, Ordering::Relaxed) + u16::try_from(std::process::id() % 40).unwrap_or(0) * 4;
         let network = format!("127.{}.{}.0", 20 + number / 200, number % 200 + 20);
         let endpoint = free_address()?;
         let mut cluster = Self { options, network, endpoint, up: None };

@@ -31,7 +31,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
 
 /// The masters behind the endpoint, as seen just now.
 #[derive(Clone)]
-pub struct Backends {
+pub(crate) struct Backends {
     inner: Arc<Inner>,
 }
 
@@ -48,7 +48,7 @@ struct Backend {
 }
 
 impl Backends {
-    pub fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
+    pub(crate) fn new(addresses: impl IntoIterator<Item = SocketAddr>) -> Self {
         let backends = addresses
             .into_iter()
             .map(|address| Backend { address, ready: false, life: CancellationToken::new() })
@@ -58,7 +58,7 @@ impl Backends {
 
     /// Notes whether `address` serves. Losing it closes the connections that lead there,
     /// so that clients dial again instead of waiting for an answer that will not come.
-    pub fn set_ready(&self, address: SocketAddr, ready: bool) {
+    pub(crate) fn set_ready(&self, address: SocketAddr, ready: bool) {
         let mut backends = self.inner.backends.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(backend) = backends.iter_mut().find(|backend| backend.address == address) else { return };
         if backend.ready == ready {
@@ -74,7 +74,7 @@ impl Backends {
     }
 
     /// How many masters serve now.
-    pub fn ready(&self) -> usize {
+    pub(crate) fn ready(&self) -> usize {
         let backends = self.inner.backends.lock().unwrap_or_else(PoisonError::into_inner);
         backends.iter().filter(|backend| backend.ready).count()
     }
@@ -96,7 +96,7 @@ impl Backends {
 }
 
 /// Serves `listener` until `cancel`; then closes every connection.
-pub async fn serve(listener: TcpListener, backends: Backends, cancel: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, backends: Backends, cancel: CancellationToken) {
     let tracker = TaskTracker::new();
     loop {
         let client = tokio::select! {
@@ -149,7 +149,7 @@ async fn dial(backends: &Backends) -> Option<(TcpStream, CancellationToken)> {
 }
 
 /// Asks one master for its readiness, several times a second, until `cancel`.
-pub async fn probe(address: SocketAddr, probe: Probe, backends: Backends, cancel: CancellationToken) {
+pub(crate) async fn probe(address: SocketAddr, probe: Probe, backends: Backends, cancel: CancellationToken) {
     let mut interval = time::interval(PROBE_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -165,17 +165,17 @@ pub async fn probe(address: SocketAddr, probe: Probe, backends: Backends, cancel
 /// Asks `/readyz` over TLS, on a connection of its own each time: a listener that
 /// no longer accepts is as dead as one that no longer answers.
 #[derive(Clone)]
-pub struct Probe {
+pub(crate) struct Probe {
     connector: tokio_rustls::TlsConnector,
 }
 
 impl Probe {
-    pub fn new(tls: Arc<rustls::ClientConfig>) -> Self {
+    pub(crate) fn new(tls: Arc<rustls::ClientConfig>) -> Self {
         Self { connector: tls.into() }
     }
 
     /// Whether the API server at `address` says that it is ready.
-    pub async fn is_ready(&self, address: SocketAddr) -> Result<bool> {
+    pub(crate) async fn is_ready(&self, address: SocketAddr) -> Result<bool> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         const LONGEST_ANSWER: u64 = 16 << 10;
         let stream = TcpStream::connect(address).await.context("cannot connect")?;

@@ -23,10 +23,15 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// A Kubernetes-compatible control plane on its own replicated store.
 #[derive(Parser, Debug)]
-#[command(name = "quorate", version, about, after_help = "Examples:
+#[command(
+    name = "quorate",
+    version,
+    about,
+    after_help = "Examples:
   quorate up                   a cluster on this machine: 3 masters, 1 node
   quorate status -o json       who leads, who lags, what can be lost
-  source <(quorate completion bash)")]
+  source <(quorate completion bash)"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

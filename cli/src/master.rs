@@ -15,7 +15,7 @@ use crate::pki::Pki;
 use crate::supervise;
 
 /// The address of the Service `kubernetes`: the first of the Services' network.
-pub fn first_service_address() -> Ipv4Addr {
+pub(crate) fn first_service_address() -> Ipv4Addr {
     let network = quorate_apiserver::registry::Config::default().service_cidr.network();
     Ipv4Addr::from_bits(network.to_bits() + 1)
 }
@@ -25,7 +25,7 @@ pub fn first_service_address() -> Ipv4Addr {
   quorate master --name m1 --data-dir /var/lib/quorate --pki /etc/quorate/pki \\
     --listen-api 192.0.2.1:6443 --listen-client 192.0.2.1:2379 --listen-peer 192.0.2.1:2380 \\
     --initial-cluster m1=192.0.2.1:2380,m2=192.0.2.2:2380,m3=192.0.2.3:2380")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The master's name, unique in its cluster.
     #[arg(long)]
     name: String,
@@ -59,12 +59,13 @@ fn parse_member(text: &str) -> Result<(String, String), String> {
     }
 }
 
-pub async fn run(arguments: Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
         .install_recorder()
         .context("cannot install the recorder of metrics")?;
     let pki = Pki::at(&arguments.pki);
-    let root_ca_pem = std::fs::read_to_string(pki.ca()).with_context(|| format!("cannot read {}", pki.ca().display()))?;
+    let root_ca_pem =
+        std::fs::read_to_string(pki.ca()).with_context(|| format!("cannot read {}", pki.ca().display()))?;
 
     let mut store = quorate_store::Config::new(&arguments.name, arguments.data_dir.join("store"));
     store.listen_peer = arguments.listen_peer;
@@ -83,8 +84,7 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 
     let stop = CancellationToken::new();
     let config = quorate_controllers::Config { identity: arguments.name, root_ca_pem, resources: resources() };
-    let controllers =
-        tokio::spawn(quorate_controllers::run(server.client(), store.leadership(), config, stop.clone()));
+    let controllers = tokio::spawn(quorate_controllers::run(server.client(), store.leadership(), config, stop.clone()));
 
     supervise::shutdown_signal(arguments.lifeline).await?;
     tracing::info!("shutting down: leadership first, then requests, then the store");
@@ -103,7 +103,9 @@ pub async fn run(arguments: Arguments) -> Result<()> {
 /// Every resource that the API server keeps objects of.
 fn resources() -> Vec<ApiResource> {
     use quorate_apiserver::schema::{self, Verb};
-    let kept = |def: &&schema::ResourceDef| [Verb::List, Verb::Watch, Verb::Delete].iter().all(|verb| def.verbs.contains(verb));
+    let kept = |def: &&schema::ResourceDef| {
+        [Verb::List, Verb::Watch, Verb::Delete].iter().all(|verb| def.verbs.contains(verb))
+    };
     schema::resources()
         .iter()
         .filter(kept)

@@ -14,7 +14,7 @@ use crate::supervise;
 #[command(after_help = "Example:
   quorate node --name n1 --data-dir /var/lib/quorate/n1 --pki /etc/quorate/pki \\
     --kubeconfig /etc/quorate/n1.kubeconfig --listen 192.0.2.11:10250")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Name of the Node object.
     #[arg(long)]
     name: String,
@@ -41,7 +41,7 @@ pub struct Arguments {
     lifeline: bool,
 }
 
-pub async fn run(arguments: Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     std::fs::create_dir_all(&arguments.data_dir)
         .with_context(|| format!("cannot create {}", arguments.data_dir.display()))?;
     let data_dir = arguments.data_dir.canonicalize().context("the data directory has no absolute path")?;

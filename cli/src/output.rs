@@ -4,14 +4,14 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum Format {
+pub(crate) enum Format {
     Table,
     Json,
     Yaml,
 }
 
 /// Prints `value` in `format`; `table` lays it out for people.
-pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
+pub(crate) fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> String) -> Result<()> {
     match format {
         Format::Table => print!("{}", table(value)),
         Format::Json => println!("{}", serde_json::to_string_pretty(value).context("cannot print as JSON")?),
@@ -21,7 +21,7 @@ pub fn print<T: Serialize>(format: Format, value: &T, table: impl FnOnce(&T) -> 
 }
 
 /// Left-aligned columns, three spaces apart, as kubectl prints them.
-pub fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
+pub(crate) fn columns(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> String {
     let mut lines: Vec<Vec<String>> = vec![header.iter().map(|name| (*name).to_owned()).collect()];
     lines.extend(rows);
     let widths: Vec<usize> = (0..header.len())

@@ -13,12 +13,12 @@ use crate::layout::{Layout, MasterPlace, NodePlace};
 
 /// Where the files of a cluster's authorities are: `DATA_DIR/pki`.
 #[derive(Clone, Debug)]
-pub struct Pki {
+pub(crate) struct Pki {
     folder: PathBuf,
 }
 
 impl Pki {
-    pub fn at(folder: &Path) -> Self {
+    pub(crate) fn at(folder: &Path) -> Self {
         Self { folder: folder.to_owned() }
     }
 
@@ -26,48 +26,44 @@ impl Pki {
         self.folder.join(name)
     }
 
-    pub fn ca(&self) -> PathBuf {
+    pub(crate) fn ca(&self) -> PathBuf {
         self.path("ca.crt")
     }
 
-    pub fn ca_key(&self) -> PathBuf {
-        self.path("ca.key")
-    }
-
     /// What an API server shows.
-    pub fn apiserver(&self) -> TlsFiles {
+    pub(crate) fn apiserver(&self) -> TlsFiles {
         self.files("apiserver", "ca.crt")
     }
 
     /// What an API server shows to node agents.
-    pub fn kubelet_client(&self) -> TlsFiles {
+    pub(crate) fn kubelet_client(&self) -> TlsFiles {
         self.files("apiserver-kubelet-client", "ca.crt")
     }
 
-    pub fn admin(&self) -> TlsFiles {
+    pub(crate) fn admin(&self) -> TlsFiles {
         self.files("admin", "ca.crt")
     }
 
-    pub fn kubelet(&self, node: &str) -> TlsFiles {
+    pub(crate) fn kubelet(&self, node: &str) -> TlsFiles {
         self.files(&format!("kubelet-{node}"), "ca.crt")
     }
 
     /// What the store's client port shows.
-    pub fn store_server(&self) -> TlsFiles {
+    pub(crate) fn store_server(&self) -> TlsFiles {
         self.files("etcd/server", "etcd/ca.crt")
     }
 
     /// What members of the store show each other.
-    pub fn store_peer(&self) -> TlsFiles {
+    pub(crate) fn store_peer(&self) -> TlsFiles {
         self.files("etcd/peer", "etcd/ca.crt")
     }
 
     /// What `etcdctl` and `quorate status` show to the store.
-    pub fn store_client(&self) -> TlsFiles {
+    pub(crate) fn store_client(&self) -> TlsFiles {
         self.files("etcd/healthcheck-client", "etcd/ca.crt")
     }
 
-    pub fn service_account_key(&self) -> PathBuf {
+    pub(crate) fn service_account_key(&self) -> PathBuf {
         self.path("sa.key")
     }
 
@@ -80,7 +76,7 @@ impl Pki {
 ///
 /// Two authorities: one for the API, one for the store, so that no client of the
 /// API can ever reach the store.
-pub fn prepare(
+pub(crate) fn prepare(
     layout: &Layout,
     endpoint: SocketAddr,
     service_address: Ipv4Addr,
@@ -91,10 +87,17 @@ pub fn prepare(
     let pki = Pki::at(&folder);
     let api = Authority::load_or_create(&folder, "ca", "quorate")?;
     let store = Authority::load_or_create(&folder.join("etcd"), "ca", "quorate-etcd")?;
-    let issue = |authority: &Authority, files: &TlsFiles, profile: &Profile| authority.issue(profile, &files.cert, &files.key);
+    let issue =
+        |authority: &Authority, files: &TlsFiles, profile: &Profile| authority.issue(profile, &files.cert, &files.key);
 
     let mut serving = Profile::new("kube-apiserver").server();
-    for name in ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local"] {
+    for name in [
+        "localhost",
+        "kubernetes",
+        "kubernetes.default",
+        "kubernetes.default.svc",
+        "kubernetes.default.svc.cluster.local",
+    ] {
         serving = serving.dns(name);
     }
     let mut addresses: Vec<IpAddr> = vec![Ipv4Addr::LOCALHOST.into(), endpoint.ip(), service_address.into()];
@@ -103,7 +106,11 @@ pub fn prepare(
         serving = serving.address(address);
     }
     issue(&api, &pki.apiserver(), &serving)?;
-    issue(&api, &pki.kubelet_client(), &Profile::new("kube-apiserver-kubelet-client").organization("system:masters").client())?;
+    issue(
+        &api,
+        &pki.kubelet_client(),
+        &Profile::new("kube-apiserver-kubelet-client").organization("system:masters").client(),
+    )?;
     issue(&api, &pki.admin(), &Profile::new("kubernetes-admin").organization("system:masters").client())?;
 
     let mut member = Profile::new("quorate-member").dns(STORE_SERVER_NAME).dns("localhost").server().client();
@@ -127,7 +134,13 @@ pub fn prepare(
             .server()
             .client();
         issue(&api, &files, &profile)?;
-        kubeconfig(&layout.node_kubeconfig(&node.name), "quorate", &format!("system:node:{}", node.name), endpoint, &files)?;
+        kubeconfig(
+            &layout.node_kubeconfig(&node.name),
+            "quorate",
+            &format!("system:node:{}", node.name),
+            endpoint,
+            &files,
+        )?;
     }
     Ok(pki)
 }

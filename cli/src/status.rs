@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::cluster_client::ClusterClient;
+use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::{MemberListRequest, StatusRequest, StatusResponse};
 use quorate_transport::tls::STORE_SERVER_NAME;
 use serde::Serialize;
@@ -28,7 +28,7 @@ const NO_QUORUM: u8 = 2;
   quorate status                       the cluster of ./quorate-data
   quorate status -o json | jq .members
 Exit codes: 0 the cluster has a leader; 2 it has none; 1 it could not be asked.")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// The data directory that was given to `quorate up`.
     #[arg(long, default_value = "quorate-data", value_name = "DIR")]
     data_dir: PathBuf,
@@ -67,12 +67,9 @@ struct Row {
     pid: Option<u32>,
 }
 
-pub async fn run(arguments: Arguments) -> Result<u8> {
+pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
     let Some(state) = ClusterState::read(&arguments.data_dir)? else {
-        bail!(
-            "no cluster was started in {}: run `quorate up`, or name its --data-dir",
-            arguments.data_dir.display()
-        );
+        bail!("no cluster was started in {}: run `quorate up`, or name its --data-dir", arguments.data_dir.display());
     };
     let pki = Pki::at(&arguments.data_dir.join("pki"));
     let tls = quorate_transport::tls::client_config(&pki.store_client(), &["h2"])?;
@@ -133,7 +130,14 @@ fn report(state: &ClusterState, answers: Vec<Option<Answer>>) -> Report {
     let living = members.iter().filter(|member| matches!(member.role, "leader" | "follower")).count();
     let quorum = members.len() / 2 + 1;
     let can_lose = if leader.is_some() { living.saturating_sub(quorum) } else { 0 };
-    Report { endpoint: state.endpoint, summary: summary(leader.as_deref(), term, living, members.len(), can_lose), leader, term, can_lose, members }
+    Report {
+        endpoint: state.endpoint,
+        summary: summary(leader.as_deref(), term, living, members.len(), can_lose),
+        leader,
+        term,
+        can_lose,
+        members,
+    }
 }
 
 fn role((status, learner): &Answer, id: Option<u64>, term: u64) -> &'static str {
@@ -150,12 +154,16 @@ fn summary(leader: Option<&str>, term: u64, living: usize, all: usize, can_lose:
     match (leader, can_lose) {
         (None, _) if living == 0 => "No master answers: the cluster is down.".to_owned(),
         (None, _) => format!("No leader: {living} of {all} masters answer, and writes wait for a majority."),
-        (Some(leader), 0) if all == 1 => format!("{leader} leads in term {term}. The only master: losing it stops the cluster."),
+        (Some(leader), 0) if all == 1 => {
+            format!("{leader} leads in term {term}. The only master: losing it stops the cluster.")
+        }
         (Some(leader), 0) => {
             format!("{leader} leads in term {term}. {living} of {all} masters answer: losing one more stops writes.")
         }
         (Some(leader), can_lose) => {
-            format!("{leader} leads in term {term}. {living} of {all} masters answer: the cluster can lose {can_lose} more.")
+            format!(
+                "{leader} leads in term {term}. {living} of {all} masters answer: the cluster can lose {can_lose} more."
+            )
         }
     }
 }

@@ -24,7 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// What to run, and where its output goes.
 #[derive(Clone, Debug)]
-pub struct Process {
+pub(crate) struct Process {
     pub name: String,
     pub arguments: Vec<String>,
     pub log: PathBuf,
@@ -34,7 +34,7 @@ pub struct Process {
 
 /// How a supervised process is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Life {
+pub(crate) struct Life {
     /// Absent while it does not run.
     pub pid: Option<u32>,
     /// How often it has ended by itself.
@@ -45,7 +45,7 @@ pub struct Life {
 ///
 /// The child holds a pipe to this process as its standard input and ends when the
 /// pipe closes, so that nothing is left behind even if this process is killed.
-pub async fn supervise(process: Process, life: watch::Sender<Life>, cancel: CancellationToken) {
+pub(crate) async fn supervise(process: Process, life: watch::Sender<Life>, cancel: CancellationToken) {
     let mut delay = process.restart_delay;
     loop {
         let started = Instant::now();
@@ -67,7 +67,9 @@ pub async fn supervise(process: Process, life: watch::Sender<Life>, cancel: Canc
                 let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());
                 println!("{} ended ({how}); its log is {}", process.name, process.log.display());
             }
-            Err(error) => tracing::error!(process = process.name, error = format!("{error:#}"), "a process could not be started"),
+            Err(error) => {
+                tracing::error!(process = process.name, error = format!("{error:#}"), "a process could not be started")
+            }
         }
         if started.elapsed() > HEALTHY_AFTER {
             delay = process.restart_delay;
@@ -114,7 +116,7 @@ async fn stop(name: &str, child: &mut Child) {
 
 /// Ends when this process should: on SIGTERM or SIGINT, or, with `lifeline`, when
 /// standard input closes because the supervisor is gone.
-pub async fn shutdown_signal(lifeline: bool) -> Result<()> {
+pub(crate) async fn shutdown_signal(lifeline: bool) -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;

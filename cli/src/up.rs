@@ -31,7 +31,7 @@ const LOOK: Duration = Duration::from_millis(20);
   quorate up                          3 masters, 1 node, state in ./quorate-data
   quorate up --masters 5 --nodes 0    only the control plane; needs no root
   quorate up --data-dir /srv/q        state elsewhere; a second start continues with it")]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Masters: an odd number, so that a majority survives the most failures.
     #[arg(long, default_value_t = 3, value_parser = parse_masters)]
     masters: u8,
@@ -69,7 +69,7 @@ fn parse_network(text: &str) -> Result<Ipv4Addr, String> {
     if address.is_loopback() { Ok(address) } else { Err("choose a network inside 127.0.0.0/8".to_owned()) }
 }
 
-pub async fn run(arguments: Arguments) -> Result<()> {
+pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     std::fs::create_dir_all(&arguments.data_dir)
         .with_context(|| format!("cannot create the data directory {}", arguments.data_dir.display()))?;
     let data_dir = arguments.data_dir.canonicalize().context("the data directory has no absolute path")?;
@@ -82,8 +82,10 @@ pub async fn run(arguments: Arguments) -> Result<()> {
     check_ports(arguments.endpoint, &masters, &nodes)?;
     for place in &nodes {
         let (kubeconfig, tls) = (layout.node_kubeconfig(&place.name), Pki::at(&layout.pki()).kubelet(&place.name));
-        let config = quorate_node_agent::Config::new(&place.name, kubeconfig, layout.of(&place.name), place.kubelet, tls);
-        quorate_node_agent::preflight(&config).context("no container can run here: mend that, or start with --nodes 0")?;
+        let config =
+            quorate_node_agent::Config::new(&place.name, kubeconfig, layout.of(&place.name), place.kubelet, tls);
+        quorate_node_agent::preflight(&config)
+            .context("no container can run here: mend that, or start with --nodes 0")?;
     }
 
     let service_address = crate::master::first_service_address();
@@ -127,9 +129,9 @@ impl Cluster {
         nodes: Vec<NodePlace>,
     ) -> Result<Self> {
         let images = match &arguments.images {
-            Some(folder) => Some(
-                folder.canonicalize().with_context(|| format!("there are no images at {}", folder.display()))?,
-            ),
+            Some(folder) => {
+                Some(folder.canonicalize().with_context(|| format!("there are no images at {}", folder.display()))?)
+            }
             None => None,
         };
         Ok(Self {
@@ -157,7 +159,12 @@ impl Cluster {
         for master in &self.masters {
             masters.spawn(supervise::supervise(self.master_process(master), master.life.clone(), stop_masters.clone()));
             others.spawn(endpoint::probe(master.place.api, probe.clone(), backends.clone(), stop_endpoint.clone()));
-            others.spawn(avoid_when_gone(master.life.subscribe(), master.place.api, backends.clone(), stop_endpoint.clone()));
+            others.spawn(avoid_when_gone(
+                master.life.subscribe(),
+                master.place.api,
+                backends.clone(),
+                stop_endpoint.clone(),
+            ));
         }
 
         let ended = tokio::select! {
@@ -181,7 +188,13 @@ impl Cluster {
     }
 
     /// Waits for the masters, starts the nodes, says what can be done next. Ends only with an error.
-    async fn serve(&self, endpoint: SocketAddr, backends: &Backends, nodes: &TaskTracker, stop: &CancellationToken) -> Result<()> {
+    async fn serve(
+        &self,
+        endpoint: SocketAddr,
+        backends: &Backends,
+        nodes: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Result<()> {
         println!("Starting {} masters; logs in {}", self.masters.len(), self.layout.data_dir().join("logs").display());
         self.wait_for_masters(backends).await?;
         for node in &self.nodes {
@@ -212,14 +225,19 @@ impl Cluster {
             }
             let failing: Vec<&Member<MasterPlace>> =
                 self.masters.iter().filter(|master| master.life.borrow().failures >= FAILURES_TO_GIVE_UP).collect();
-            if ready >= majority && ready + failing.len() == all || ready >= majority && started.elapsed() > START_PATIENCE {
+            if ready >= majority && ready + failing.len() == all
+                || ready >= majority && started.elapsed() > START_PATIENCE
+            {
                 println!("Going on with {ready} of {all} masters; logs tell about the others");
                 self.tell_failures(&failing);
                 return Ok(());
             }
             if all - failing.len() < majority || started.elapsed() > START_PATIENCE {
                 self.tell_failures(&failing);
-                bail!("only {ready} of {all} masters became ready; why stands in {}", self.layout.data_dir().join("logs").display());
+                bail!(
+                    "only {ready} of {all} masters became ready; why stands in {}",
+                    self.layout.data_dir().join("logs").display()
+                );
             }
             time::sleep(LOOK).await;
         }
@@ -376,7 +394,9 @@ fn check_ports(endpoint: SocketAddr, masters: &[MasterPlace], nodes: &[NodePlace
     wanted.extend(nodes.iter().map(|node| ("a node's agent", node.kubelet, "--network")));
     for (what, address, flag) in wanted {
         if let Err(error) = StdListener::bind(address) {
-            bail!("{what} cannot listen on {address} ({error}): end the process that holds it (`ss -ltnp`), or choose another with {flag}");
+            bail!(
+                "{what} cannot listen on {address} ({error}): end the process that holds it (`ss -ltnp`), or choose another with {flag}"
+            );
         }
     }
     Ok(())

@@ -34,11 +34,8 @@ pub(crate) fn register(manager: &mut Manager, _config: &Config) {
     let endpoints = manager.informers().informer(&resources::endpoints());
     let pods = manager.informers().informer(&resources::pods());
     let queue = WorkQueue::new("endpoint");
-    let reconciler = EndpointsController {
-        services: services.lister(),
-        endpoints: endpoints.lister(),
-        pods: pods.lister(),
-    };
+    let reconciler =
+        EndpointsController { services: services.lister(), endpoints: endpoints.lister(), pods: pods.lister() };
     let adds = queue.clone();
     services.on_change(move |change| adds.add(change.key()));
     let adds = queue.clone();
@@ -387,9 +384,8 @@ pub(crate) mod tests {
             .iter()
             .map(|subset| {
                 let ports = subset.ports.iter().flatten();
-                let ports: Vec<String> = ports
-                    .map(|port| format!("{}:{}", port.name.as_deref().unwrap_or("-"), port.port))
-                    .collect();
+                let ports: Vec<String> =
+                    ports.map(|port| format!("{}:{}", port.name.as_deref().unwrap_or("-"), port.port)).collect();
                 format!("{}/{} {}", list(&subset.addresses), list(&subset.not_ready_addresses), ports.join(","))
             })
             .collect();
@@ -431,8 +427,9 @@ pub(crate) mod tests {
     #[test]
     fn one_object_holds_a_thousand_addresses() {
         let web = service(json!([{"port": 80}]));
-        let pods: Vec<Value> =
-            (0..1200).map(|index| pod(&format!("p{index}"), &format!("10.0.{}.{}", index / 250, index % 250), index >= 300)).collect();
+        let pods: Vec<Value> = (0..1200)
+            .map(|index| pod(&format!("p{index}"), &format!("10.0.{}.{}", index / 250, index % 250), index >= 300))
+            .collect();
         let mut subsets = subsets(&web, &parse(&pods));
         assert!(truncate(&mut subsets));
         assert_eq!(subsets[0].addresses.as_ref().unwrap().len(), 900);

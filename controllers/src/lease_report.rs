@@ -22,12 +22,7 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Keeps the leases up to date while this master leads.
-pub(crate) async fn run(
-    client: Arc<dyn Client>,
-    leadership: Leadership,
-    identity: String,
-    cancel: CancellationToken,
-) {
+pub(crate) async fn run(client: Arc<dyn Client>, leadership: Leadership, identity: String, cancel: CancellationToken) {
     while_leading(leadership, cancel, |fence| {
         let client = Fenced::new(Arc::clone(&client), fence);
         let identity = identity.as_str();

@@ -16,8 +16,8 @@ mod pod_gc;
 mod pods;
 mod replica_set;
 mod root_ca;
-mod service_account;
 pub mod scheduler;
+mod service_account;
 mod time;
 
 use std::sync::Arc;

@@ -142,11 +142,8 @@ async fn delete_all(
             unless_gone(client.delete(resource, Some(namespace), &object.meta().name, options).await)?;
         }
     }
-    let remaining = if deleted {
-        client.list(resource, Some(namespace), ListOptions::default()).await?.items
-    } else {
-        list.items
-    };
+    let remaining =
+        if deleted { client.list(resource, Some(namespace), ListOptions::default()).await?.items } else { list.items };
     if !remaining.is_empty() {
         outcome.remaining.insert(resource.group_resource(), remaining.len());
         for finalizer in remaining.iter().flat_map(|object| &object.meta().finalizers) {
@@ -178,7 +175,12 @@ fn conditions(view: &Namespace, outcome: &Outcome, at: Timestamp) -> Vec<Namespa
         counts.iter().map(|(name, count)| template(name, *count)).collect::<Vec<_>>().join(", ")
     };
     let wanted = [
-        ("NamespaceDeletionDiscoveryFailure", false, "ResourcesDiscovered", "All resources successfully discovered".to_owned()),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            false,
+            "ResourcesDiscovered",
+            "All resources successfully discovered".to_owned(),
+        ),
         (
             "NamespaceDeletionGroupVersionParsingFailure",
             false,
@@ -194,7 +196,12 @@ fn conditions(view: &Namespace, outcome: &Outcome, at: Timestamp) -> Vec<Namespa
             )
         } else {
             let errors = outcome.errors.join(", ");
-            ("NamespaceDeletionContentFailure", true, "ContentDeletionFailed", format!("Failed to delete all resource types, {} remaining: {errors}", outcome.errors.len()))
+            (
+                "NamespaceDeletionContentFailure",
+                true,
+                "ContentDeletionFailed",
+                format!("Failed to delete all resource types, {} remaining: {errors}", outcome.errors.len()),
+            )
         },
         if outcome.remaining.is_empty() {
             ("NamespaceContentRemaining", false, "ContentRemoved", "All content successfully removed".to_owned())
@@ -254,10 +261,18 @@ mod tests {
         let first = conditions(&Namespace::default(), &outcome, early);
         let texts: Vec<(&str, &str, &str)> = first
             .iter()
-            .map(|condition| (condition.type_.as_str(), condition.status.as_str(), condition.message.as_deref().unwrap()))
+            .map(|condition| {
+                (condition.type_.as_str(), condition.status.as_str(), condition.message.as_deref().unwrap())
+            })
             .collect();
-        assert_eq!(texts[3], ("NamespaceContentRemaining", "True", "Some resources are remaining: pods has 2 resource instances"));
-        assert_eq!(texts[4].2, "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances");
+        assert_eq!(
+            texts[3],
+            ("NamespaceContentRemaining", "True", "Some resources are remaining: pods has 2 resource instances")
+        );
+        assert_eq!(
+            texts[4].2,
+            "Some content in the namespace has finalizers remaining: example.com/hold in 1 resource instances"
+        );
 
         // A condition keeps its time while its status stands.
         let view = Namespace {

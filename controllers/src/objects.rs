@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
+use quorate_proto::gvk::GroupVersionResource;
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
 use quorate_runtime::client::{Client, Result, WriteOptions};
-use quorate_proto::gvk::GroupVersionResource;
 use quorate_runtime::owner::namespace;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -34,9 +34,7 @@ pub(crate) async fn update_status(
     let mut value = Value::clone(object.value());
     value["status"] = status;
     let meta = object.meta();
-    client
-        .update(resource, namespace(meta), &meta.name, Some("status"), value, WriteOptions::default())
-        .await?;
+    client.update(resource, namespace(meta), &meta.name, Some("status"), value, WriteOptions::default()).await?;
     Ok(())
 }
 

@@ -63,7 +63,8 @@ pub(crate) struct Ranked {
 pub(crate) fn sort_for_deletion(pods: &mut [Ranked], now: Timestamp) {
     pods.sort_by_cached_key(|ranked| {
         let pod = &ranked.pod;
-        let is_assigned = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
+        let is_assigned =
+            pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()).is_some_and(|node| !node.is_empty());
         let phase = match phase(pod) {
             "Pending" => 0,
             "Running" => 2,
@@ -138,7 +139,10 @@ mod tests {
             json!([{"name": "c", "image": "i", "imageID": "", "ready": true, "restartCount": 4}]);
         let in_order = [
             (json!({"metadata": {"name": "unassigned"}, "spec": {"containers": []}}), 1),
-            (json!({"metadata": {"name": "pending"}, "spec": {"containers": [], "nodeName": "n1"}, "status": {"phase": "Pending"}}), 1),
+            (
+                json!({"metadata": {"name": "pending"}, "spec": {"containers": [], "nodeName": "n1"}, "status": {"phase": "Pending"}}),
+                1,
+            ),
             (running("unready", None, day_old), 1),
             (cheap, 1),
             (running("crowded", Some(day_old), day_old), 3),

@@ -24,10 +24,10 @@ use quorate_runtime::resources;
 use quorate_runtime::workqueue::WorkQueue;
 use serde_json::{Map, Value, json};
 
+use crate::Config;
 use crate::objects::{is_namespace_terminating, typed, update_status};
 use crate::pods::{self, Ranked};
 use crate::time::{later, now};
-use crate::Config;
 
 /// Upstream's `--concurrent-replicaset-syncs`.
 const WORKERS: usize = 5;
@@ -369,7 +369,8 @@ fn pod_from_template(set: &Object, view: &ReplicaSet) -> Result<Value> {
 }
 
 fn set_of(meta: &ObjectMeta) -> Option<&quorate_proto::meta::OwnerReference> {
-    meta.controller().filter(|controller| controller.kind == "ReplicaSet" && controller.api_version.starts_with("apps/"))
+    meta.controller()
+        .filter(|controller| controller.kind == "ReplicaSet" && controller.api_version.starts_with("apps/"))
 }
 
 /// `None` for a selector that selects everything or does not parse: the server refuses both.

@@ -30,11 +30,8 @@ pub(crate) fn register(manager: &mut Manager, config: &Config) {
             adds.add(change.object().meta().namespace.clone());
         }
     });
-    let reconciler = RootCa {
-        namespaces: namespaces.lister(),
-        maps: maps.lister(),
-        data: json!({"ca.crt": config.root_ca_pem}),
-    };
+    let reconciler =
+        RootCa { namespaces: namespaces.lister(), maps: maps.lister(), data: json!({"ca.crt": config.root_ca_pem}) };
     manager.add(Controller::new(
         "root-ca-certificate-publisher-controller",
         queue,

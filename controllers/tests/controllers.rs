@@ -38,7 +38,13 @@ impl Cluster {
         let cluster = Self { world: World::new(), role: watch::Sender::new(None), cancel: CancellationToken::new() };
         cluster.start_master(cluster.world.clone(), &cluster.role);
         tokio::spawn(run_pods(cluster.world.clone()));
-        cluster.create(resources::namespaces(), None, json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "a"}})).await;
+        cluster
+            .create(
+                resources::namespaces(),
+                None,
+                json!({"kind": "Namespace", "apiVersion": "v1", "metadata": {"name": "a"}}),
+            )
+            .await;
         cluster
     }
 
@@ -53,12 +59,10 @@ impl Cluster {
             (resources::replica_sets(), "ReplicaSet"),
             (resources::deployments(), "Deployment"),
         ];
-        let served = served.map(|(resource, kind)| ApiResource { resource, kind: kind.to_owned(), is_namespaced: true });
-        let config = Config {
-            identity: "m1".to_owned(),
-            root_ca_pem: "the authority".to_owned(),
-            resources: served.to_vec(),
-        };
+        let served =
+            served.map(|(resource, kind)| ApiResource { resource, kind: kind.to_owned(), is_namespaced: true });
+        let config =
+            Config { identity: "m1".to_owned(), root_ca_pem: "the authority".to_owned(), resources: served.to_vec() };
         tokio::spawn(quorate_controllers::run(Arc::new(world), role.subscribe(), config, self.cancel.clone()));
     }
 
@@ -115,7 +119,8 @@ impl Cluster {
                 && counts.iter().all(|count| status[count].as_u64().unwrap_or(0) == replicas)
                 && conditions.iter().any(|one| one["reason"] == "NewReplicaSetAvailable")
         };
-        self.until("rolled out", move |world| world.all(&resources::deployments()).into_iter().find(is_rolled_out)).await
+        self.until("rolled out", move |world| world.all(&resources::deployments()).into_iter().find(is_rolled_out))
+            .await
     }
 
     fn messages(&self, reason: &str) -> Vec<String> {
@@ -243,7 +248,8 @@ async fn what_is_owned_goes_as_the_deletion_asked() {
             })
             .await;
         let sets = cluster.world.all(&resources::replica_sets());
-        let owned = |set: &Value| set["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
+        let owned =
+            |set: &Value| set["metadata"]["ownerReferences"].as_array().is_some_and(|owners| !owners.is_empty());
         assert!(!sets.iter().any(owned), "{policy}");
         // The same Deployment again finds what was left.
         if policy == "Orphan" {

@@ -98,7 +98,8 @@ impl Object {
 
     /// The parsed object, made at the first call and shared afterwards.
     pub fn value(&self) -> &Arc<Value> {
-        self.value.get_or_init(|| Arc::new(serde_json::from_slice(&self.json).expect("an object's JSON was parsed before")))
+        self.value
+            .get_or_init(|| Arc::new(serde_json::from_slice(&self.json).expect("an object's JSON was parsed before")))
     }
 
     /// A typed view, made at the first call and shared by later calls of the same type.

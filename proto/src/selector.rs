@@ -221,7 +221,9 @@ impl Parser<'_> {
         self.skip_spaces();
         let word = self.word();
         word.parse().map_err(|_| {
-            ParseSelectorError(format!("values[0]: Invalid value: {word:?}: for 'Gt', 'Lt' operators, the value must be an integer"))
+            ParseSelectorError(format!(
+                "values[0]: Invalid value: {word:?}: for 'Gt', 'Lt' operators, the value must be an integer"
+            ))
         })
     }
 
@@ -291,9 +293,8 @@ impl FieldSelector {
             if term.is_empty() {
                 continue;
             }
-            let (path, value, negated) = split_term(term).ok_or_else(|| {
-                ParseSelectorError(format!("invalid selector: '{text}'; can't understand '{term}'"))
-            })?;
+            let (path, value, negated) = split_term(term)
+                .ok_or_else(|| ParseSelectorError(format!("invalid selector: '{text}'; can't understand '{term}'")))?;
             requirements.push(FieldRequirement { path: path.to_owned(), value: unescape(value), negated });
         }
         Ok(Self { requirements })
@@ -317,7 +318,9 @@ impl FieldSelector {
 
     /// Whether it holds when `value_of` gives an object's value of each path.
     pub fn matches<'a>(&self, value_of: impl Fn(&str) -> std::borrow::Cow<'a, str>) -> bool {
-        self.requirements.iter().all(|requirement| (value_of(&requirement.path) == requirement.value) != requirement.negated)
+        self.requirements
+            .iter()
+            .all(|requirement| (value_of(&requirement.path) == requirement.value) != requirement.negated)
     }
 }
 
@@ -381,7 +384,9 @@ pub fn check_label_key(key: &str) -> Result<(), ParseSelectorError> {
     match prefix {
         Some("") => return bad("prefix part must be non-empty"),
         Some(prefix) if prefix.len() > 253 || !is_dns_subdomain(prefix) => {
-            return bad("prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')");
+            return bad(
+                "prefix part a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')",
+            );
         }
         _ => {}
     }
@@ -404,7 +409,9 @@ pub fn check_label_value(value: &str) -> Result<(), ParseSelectorError> {
         return bad("must be no more than 63 characters");
     }
     if !value.is_empty() && !is_label_word(value) {
-        return bad("a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')");
+        return bad(
+            "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')",
+        );
     }
     Ok(())
 }
@@ -467,7 +474,8 @@ mod tests {
 
     #[test]
     fn broken_label_selectors_are_refused() {
-        for text in ["=b", "a=b,", ",a", "a in b", "a in (b", "a in ()x", "a ? b", "-a=b", "a=b c", "a=b!", "/a", "a/"] {
+        for text in ["=b", "a=b,", ",a", "a in b", "a in (b", "a in ()x", "a ? b", "-a=b", "a=b c", "a=b!", "/a", "a/"]
+        {
             assert!(LabelSelector::parse(text).is_err(), "{text}");
         }
     }

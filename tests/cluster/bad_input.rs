@@ -11,9 +11,17 @@ fn mistakes_get_kubernetes_answers() -> Result<()> {
     let kubectl = test.kubectl();
     eventually("the default namespace", Duration::from_secs(10), || kubectl.run(&["get", "ns", "default"]).map(Some))?;
 
-    check(&kubectl, &["get", "configmap", "nowhere"], r#"Error from server (NotFound): configmaps "nowhere" not found"#)?;
-    check(&kubectl, &["get", "deploy", "x", "-n", "none"], r#"Error from server (NotFound): deployments.apps "x" not found"#)?;
-    check(&kubectl, &["create", "ns", "default"], r#"Error from server (AlreadyExists): namespaces "default" already exists"#)?;
+    check(
+        &kubectl,
+        &["get", "configmap", "nowhere"],
+        r#"Error from server (NotFound): configmaps "nowhere" not found"#,
+    )?;
+    check(&kubectl, &["get", "deploy", "x"], r#"Error from server (NotFound): deployments.apps "x" not found"#)?;
+    check(
+        &kubectl,
+        &["create", "ns", "default"],
+        r#"Error from server (AlreadyExists): namespaces "default" already exists"#,
+    )?;
     check(
         &kubectl,
         &["create", "configmap", "Bad_Name"],

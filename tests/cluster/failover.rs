@@ -32,7 +32,11 @@ async fn writes_survive_the_loss_of_any_leader() -> Result<()> {
         let killed = Instant::now();
         written.push(objects.create(&format!("kill-{round}"), &round.to_string(), killed + WRITE_PATIENCE).await?);
         gaps.add(killed.elapsed());
-        println!("kill {round}: {leader} of term {} was lost, a write succeeded after {:?}", status.term, killed.elapsed());
+        println!(
+            "kill {round}: {leader} of term {} was lost, a write succeeded after {:?}",
+            status.term,
+            killed.elapsed()
+        );
     }
     println!("kill -9 of the leading master to the next acknowledged write: {gaps}");
     for object in &written {
@@ -78,7 +82,10 @@ fn everybody_caught_up(test: &mut TestCluster) -> Result<quorate_chaos::cluster:
     let cluster = &test.cluster;
     eventually("every member to have caught up", Duration::from_secs(30), || {
         let status = cluster.status()?;
-        let caught_up = status.members.iter().all(|member| member.role != "silent" && member.pid.is_some() && member.lag <= Some(3));
+        let caught_up = status
+            .members
+            .iter()
+            .all(|member| member.role != "silent" && member.pid.is_some() && member.lag <= Some(3));
         Ok((status.leader.is_some() && caught_up).then_some(status))
     })
 }

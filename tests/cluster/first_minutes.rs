@@ -32,9 +32,7 @@ fn a_deployment_runs_and_obeys_kubectl() -> Result<()> {
     new_pods_after_a_kill(&test, &kubectl)?;
 
     kubectl.run(&["delete", "-f", example, "--timeout=90s"])?;
-    eventually("the pods to be gone", Duration::from_secs(60), || {
-        Ok(running(&kubectl)?.is_empty().then_some(()))
-    })?;
+    eventually("the pods to be gone", Duration::from_secs(60), || Ok(running(&kubectl)?.is_empty().then_some(())))?;
     test.cluster.stop()?;
     nothing_is_left(&test)
 }
@@ -115,7 +113,9 @@ fn logs_and_exec(kubectl: &Kubectl) -> Result<()> {
         }
         seen
     });
-    let seen = eventually("the followed log to show the line", Duration::from_secs(10), || Ok(reader.is_finished().then_some(())));
+    let seen = eventually("the followed log to show the line", Duration::from_secs(10), || {
+        Ok(reader.is_finished().then_some(()))
+    });
     follow.kill().context("cannot end `kubectl logs -f`")?;
     follow.wait()?;
     seen?;

@@ -24,7 +24,12 @@ fn etcdctl(test: &TestCluster, arguments: &[&str]) -> Result<String> {
         .args(arguments)
         .output()
         .context("etcdctl does not run")?;
-    ensure!(output.status.success(), "etcdctl {} failed: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    ensure!(
+        output.status.success(),
+        "etcdctl {} failed: {}",
+        arguments.join(" "),
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -42,7 +47,8 @@ fn etcdctl_sees_three_members_in_agreement() -> Result<()> {
     // Hashes are of one revision only when nobody writes between the three questions.
     eventually("the members' hashes to agree", Duration::from_secs(20), || {
         let hashes: Value = serde_json::from_str(&etcdctl(&test, &["endpoint", "hashkv", "-w", "json"])?)?;
-        let hashes: Vec<&Value> = hashes.as_array().context("a list")?.iter().map(|member| &member["HashKV"]["hash"]).collect();
+        let hashes: Vec<&Value> =
+            hashes.as_array().context("a list")?.iter().map(|member| &member["HashKV"]["hash"]).collect();
         Ok((hashes.len() == 3 && hashes.iter().all(|hash| hash.is_u64() && *hash == hashes[0])).then_some(()))
     })?;
     let status: Value = serde_json::from_str(&etcdctl(&test, &["endpoint", "status", "-w", "json"])?)?;
@@ -108,7 +114,10 @@ fn damaged_logs_are_met_as_promised() -> Result<()> {
     let (file, end) = current_log(&test)?;
     overwrite(&file, end, &[0xff; 100])?;
     test.cluster.launch()?;
-    ensure!(kubectl.run(&["get", "configmaps", "-o", "name"])?.matches("/c").count() == 20, "an acknowledged object is gone");
+    ensure!(
+        kubectl.run(&["get", "configmaps", "-o", "name"])?.matches("/c").count() == 20,
+        "an acknowledged object is gone"
+    );
     test.cluster.stop()?;
 
     // Damage before the tail: valid records follow it.

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -12,12 +13,17 @@ use serde_json::Value;
 pub struct TestCluster {
     pub cluster: Cluster,
     _folder: tempfile::TempDir,
+    _turn: MutexGuard<'static, ()>,
 }
+
+/// One cluster at a time: a second one would take the cores from the times that are measured.
+static TURN: Mutex<()> = Mutex::new(());
 
 impl TestCluster {
     /// # Errors
     /// When the cluster does not start; with nodes, also when the tests do not run as root.
     pub fn start(masters: u8, nodes: u8) -> Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().context("no temporary folder")?;
         let images = std::env::var_os("QUORATE_IMAGES").map(PathBuf::from);
         ensure!(nodes == 0 || images.is_some(), "QUORATE_IMAGES is not set: run the tests with ./x test");
@@ -28,7 +34,7 @@ impl TestCluster {
             nodes,
             images: images.filter(|_| nodes > 0),
         };
-        Ok(Self { cluster: Cluster::start(options)?, _folder: folder })
+        Ok(Self { cluster: Cluster::start(options)?, _folder: folder, _turn: turn })
     }
 
     /// Stock kubectl as the cluster's administrator.
@@ -39,7 +45,9 @@ impl TestCluster {
 
 /// The `quorate` binary that `./x test` built.
 fn binary() -> Result<PathBuf> {
-    let path = std::env::var_os("QUORATE_BIN").map(PathBuf::from).context("QUORATE_BIN is not set: run the tests with ./x test")?;
+    let path = std::env::var_os("QUORATE_BIN")
+        .map(PathBuf::from)
+        .context("QUORATE_BIN is not set: run the tests with ./x test")?;
     ensure!(path.is_file(), "there is no binary at {}", path.display());
     Ok(path)
 }

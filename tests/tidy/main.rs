@@ -78,7 +78,8 @@ fn wrong_doors(doors: &BTreeMap<String, BTreeSet<String>>) -> Vec<String> {
             wrong.push(format!("{room} is a room that the list of doors does not know"));
             continue;
         };
-        wrong.extend(opened.iter().filter(|door| !may.contains(&door.as_str())).map(|door| format!("{room} -> {door}")));
+        wrong
+            .extend(opened.iter().filter(|door| !may.contains(&door.as_str())).map(|door| format!("{room} -> {door}")));
     }
     wrong
 }

@@ -90,9 +90,12 @@ fn check_node(
 fn check_new_pod(node: &str, pod: Option<&Value>) -> Option<String> {
     let pod = pod?;
     if pod["metadata"]["annotations"].get("kubernetes.io/config.mirror").is_none() {
-        return Some(format!("pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"));
+        return Some(format!(
+            "pod does not have \"kubernetes.io/config.mirror\" annotation, node {node:?} can only create mirror pods"
+        ));
     }
-    (pod["spec"]["nodeName"] != node).then(|| format!("node {node:?} can only create pods with spec.nodeName set to itself"))
+    (pod["spec"]["nodeName"] != node)
+        .then(|| format!("node {node:?} can only create pods with spec.nodeName set to itself"))
 }
 
 fn check_bound(pod: Option<&Value>, node: &str) -> Option<String> {
@@ -144,7 +147,8 @@ mod tests {
 
     #[test]
     fn a_node_creates_mirror_pods_only() {
-        let mirror = json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "h"}}, "spec": {"nodeName": "n1"}});
+        let mirror =
+            json!({"metadata": {"annotations": {"kubernetes.io/config.mirror": "h"}}, "spec": {"nodeName": "n1"}});
         assert_eq!(check_new_pod("n1", Some(&mirror)), None);
         assert!(check_new_pod("n2", Some(&mirror)).is_some());
         assert!(check_new_pod("n1", Some(&json!({"spec": {"nodeName": "n1"}}))).is_some());

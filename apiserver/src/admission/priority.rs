@@ -66,7 +66,8 @@ impl Admission for Priority {
         _old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         Box::pin(async move {
-            let is_pod = attributes.group.is_empty() && attributes.resource == "pods" && attributes.subresource.is_empty();
+            let is_pod =
+                attributes.group.is_empty() && attributes.resource == "pods" && attributes.subresource.is_empty();
             if !is_pod || attributes.operation != Operation::Create {
                 return Ok(());
             }
@@ -81,7 +82,8 @@ fn apply(spec: &mut Value, name: &str, class: Option<Class>) -> Result<(), Strin
     if class.is_none() && !name.is_empty() {
         return Err(format!("no PriorityClass with name {name} was found"));
     }
-    let class = class.unwrap_or(Class { name: String::new(), value: 0, preemption_policy: "PreemptLowerPriority".to_owned() });
+    let class =
+        class.unwrap_or(Class { name: String::new(), value: 0, preemption_policy: "PreemptLowerPriority".to_owned() });
     if let Some(given) = spec["priority"].as_i64().filter(|given| *given != class.value) {
         return Err(format!(
             "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {} from the given PriorityClass name",
@@ -128,7 +130,11 @@ mod tests {
     #[test]
     fn unknown_names_and_own_numbers_are_refused() {
         assert_eq!(apply(&mut json!({}), "x", None).unwrap_err(), "no PriorityClass with name x was found");
-        assert!(apply(&mut json!({"priority": 5}), "high", Some(high())).unwrap_err().starts_with("the integer value of priority (5)"));
+        assert!(
+            apply(&mut json!({"priority": 5}), "high", Some(high()))
+                .unwrap_err()
+                .starts_with("the integer value of priority (5)")
+        );
         assert!(apply(&mut json!({"preemptionPolicy": "PreemptLowerPriority"}), "high", Some(high())).is_err());
     }
 }

@@ -59,7 +59,8 @@ impl Admission for ServiceAccount {
             let account = match self.account(attributes.namespace, &name).await {
                 Ok(account) => account,
                 Err(status) if status.is_not_found() => {
-                    let why = format!("error looking up service account {}/{name}: {}", attributes.namespace, status.message);
+                    let why =
+                        format!("error looking up service account {}/{name}: {}", attributes.namespace, status.message);
                     return Err(Status::forbidden("", "pods", attributes.name, &why));
                 }
                 Err(status) => return Err(status),
@@ -76,9 +77,9 @@ impl Admission for ServiceAccount {
         object: Option<&'a Value>,
         _old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        let refused = object.filter(|object| is_new_pod(attributes) && is_mirror(object)).is_some_and(|pod| {
-            pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty())
-        });
+        let refused = object
+            .filter(|object| is_new_pod(attributes) && is_mirror(object))
+            .is_some_and(|pod| pod["spec"]["serviceAccountName"].as_str().is_some_and(|name| !name.is_empty()));
         Box::pin(std::future::ready(if refused {
             Err(Status::forbidden("", "pods", attributes.name, "a mirror pod may not reference service accounts"))
         } else {
@@ -122,9 +123,10 @@ fn apply(pod: &mut Value, name: &str, account: &Value, suffix: &str) {
 }
 
 fn mount_token(spec: &mut Value, suffix: &str) {
-    let existing = spec["volumes"].as_array().into_iter().flatten().find_map(|volume| {
-        volume["name"].as_str().filter(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned)
-    });
+    let existing =
+        spec["volumes"].as_array().into_iter().flatten().find_map(|volume| {
+            volume["name"].as_str().filter(|name| name.starts_with(VOLUME_PREFIX)).map(str::to_owned)
+        });
     let volume = existing.clone().unwrap_or_else(|| format!("{VOLUME_PREFIX}{suffix}"));
     let mut used = false;
     for containers in ["initContainers", "containers"] {

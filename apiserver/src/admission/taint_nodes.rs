@@ -18,7 +18,8 @@ impl Admission for TaintNodes {
         object: &'a mut Value,
         _old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Status>> {
-        let is_node = attributes.group.is_empty() && attributes.resource == "nodes" && attributes.subresource.is_empty();
+        let is_node =
+            attributes.group.is_empty() && attributes.resource == "nodes" && attributes.subresource.is_empty();
         if is_node && attributes.operation == Operation::Create {
             let mut taints = object["spec"]["taints"].as_array().cloned().unwrap_or_default();
             if !taints.iter().any(|taint| taint["key"] == NOT_READY && taint["effect"] == "NoSchedule") {

@@ -60,9 +60,7 @@ fn questions(target: &User) -> Vec<Attributes> {
         ..Attributes::default()
     };
     let mut questions = vec![match target.service_account() {
-        Some((namespace, name)) => {
-            Attributes { namespace: namespace.to_owned(), ..about("", "serviceaccounts", name) }
-        }
+        Some((namespace, name)) => Attributes { namespace: namespace.to_owned(), ..about("", "serviceaccounts", name) },
         None => about("", "users", &target.name),
     }];
     questions.extend(target.groups.iter().map(|group| about("", "groups", group)));
@@ -106,7 +104,8 @@ mod tests {
     fn headers_name_a_user() {
         assert_eq!(target(&headers(&[])), Ok(None));
         assert!(target(&headers(&[(GROUP, "a")])).is_err());
-        let user = target(&headers(&[(USER, "jane"), (GROUP, "dev"), ("impersonate-extra-a%2fb", "c")])).unwrap().unwrap();
+        let user =
+            target(&headers(&[(USER, "jane"), (GROUP, "dev"), ("impersonate-extra-a%2fb", "c")])).unwrap().unwrap();
         assert_eq!(user.extra["a/b"], ["c"]);
         assert_eq!(questions(&user).len(), 3);
         assert_eq!(complete(user).groups, ["dev", AUTHENTICATED]);

@@ -77,7 +77,11 @@ mod tests {
         check(AUTHORIZATION, "bearer  a.b.c ", Some("a.b.c"));
         check(AUTHORIZATION, "Basic YTpi", None);
         check(AUTHORIZATION, "Bearer", None);
-        check(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YS5iLmM", Some("a.b.c"));
+        check(
+            SEC_WEBSOCKET_PROTOCOL,
+            "v4.channel.k8s.io, base64url.bearer.authorization.k8s.io.YS5iLmM",
+            Some("a.b.c"),
+        );
         check(SEC_WEBSOCKET_PROTOCOL, "v4.channel.k8s.io", None);
     }
 }

@@ -104,7 +104,9 @@ impl TokenRequest {
             "Node" => "nodes",
             _ => {
                 let version = bound["apiVersion"].as_str().unwrap_or("");
-                return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to object of type {version}, Kind={kind}")));
+                return Err(Status::bad_request(format!(
+                    "cannot bind token for serviceaccount {account:?} to object of type {version}, Kind={kind}"
+                )));
             }
         };
         let object = self.get(resource, if resource == "nodes" { "" } else { namespace }, name).await?;
@@ -119,7 +121,9 @@ impl TokenRequest {
                 let spec = &object.value()["spec"];
                 if spec["serviceAccountName"].as_str() != Some(account) {
                     let used = spec["serviceAccountName"].as_str().unwrap_or("");
-                    return Err(Status::bad_request(format!("cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name {used:?}.")));
+                    return Err(Status::bad_request(format!(
+                        "cannot bind token for serviceaccount {account:?} to pod running with different serviceaccount name {used:?}."
+                    )));
                 }
                 if let Some(node) = spec["nodeName"].as_str().filter(|node| !node.is_empty()) {
                     let uid = self.get("nodes", "", node).await.map(|node| node.meta().uid.clone()).unwrap_or_default();
@@ -156,7 +160,9 @@ fn check_lifetime(seconds: i64) -> Result<(), Status> {
 }
 
 fn uid_conflict(resource: &str, name: &str, wanted: &str, found: &str) -> Status {
-    let why = format!("the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated: {found}");
+    let why = format!(
+        "the UID in the bound object reference ({wanted}) does not match the UID in record. The object might have been deleted and then recreated: {found}"
+    );
     Status::conflict("", resource, name, &why)
 }
 

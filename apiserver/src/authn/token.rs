@@ -77,9 +77,7 @@ impl TokenKeys {
     /// # Errors
     /// When a file cannot be read or holds no such key.
     pub fn load(private: &Path, public: &Path, issuer: &str) -> Result<Self, KeyError> {
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| KeyError::Read { path: path.to_owned(), source })
-        };
+        let read = |path: &Path| std::fs::read(path).map_err(|source| KeyError::Read { path: path.to_owned(), source });
         let (private_pem, public_pem) = (read(private)?, read(public)?);
         Self::from_pem(&private_pem, &public_pem, issuer).map_err(|what| KeyError::Format {
             path: if what == "private" { private } else { public }.to_owned(),

@@ -172,12 +172,18 @@ pub(crate) mod tests {
         );
         let mut pods = attributes(jane(), "list", "x/pods", "default", "");
         pods.api_group.clear();
-        check(&pods, "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"");
+        check(
+            &pods,
+            "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" in the namespace \"default\"",
+        );
         check(
             &attributes(jane(), "patch", "apps/deployments/scale", "a", "web"),
             "deployments.apps \"web\" is forbidden: User \"jane\" cannot patch resource \"deployments/scale\" in API group \"apps\" in the namespace \"a\"",
         );
         pods.namespace.clear();
-        check(&pods, "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" at the cluster scope");
+        check(
+            &pods,
+            "pods is forbidden: User \"jane\" cannot list resource \"pods\" in API group \"\" at the cluster scope",
+        );
     }
 }

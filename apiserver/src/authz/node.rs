@@ -93,14 +93,17 @@ pub fn allows(node: &str, attributes: &Attributes, pods: &NodeView) -> bool {
     let reads = matches!(verb, "get" | "list" | "watch");
     let changes = matches!(verb, "update" | "patch");
     let needed = |wants: &dyn Fn(&PodNeeds) -> bool| {
-        !name.is_empty()
-            && pods.all().iter().any(|pod| pod.node == node && pod.namespace == *namespace && wants(pod))
+        !name.is_empty() && pods.all().iter().any(|pod| pod.node == node && pod.namespace == *namespace && wants(pod))
     };
     match (attributes.api_group.as_str(), resource.as_str(), subresource.as_str()) {
         ("", "nodes", "") => reads || verb == "create" || ((changes || verb == "delete") && name == node),
         ("", "nodes", "status") => changes && name == node,
-        ("", "pods", "") if matches!(verb, "list" | "watch") => attributes.node_selector == node || is_own_pod(node, attributes, pods),
-        ("", "pods", "") => verb == "create" || (matches!(verb, "get" | "delete") && is_own_pod(node, attributes, pods)),
+        ("", "pods", "") if matches!(verb, "list" | "watch") => {
+            attributes.node_selector == node || is_own_pod(node, attributes, pods)
+        }
+        ("", "pods", "") => {
+            verb == "create" || (matches!(verb, "get" | "delete") && is_own_pod(node, attributes, pods))
+        }
         ("", "pods", "status") => (reads || changes) && is_own_pod(node, attributes, pods),
         ("", "pods", "eviction") => verb == "create" && is_own_pod(node, attributes, pods),
         ("", "secrets", "") => reads && needed(&|pod| pod.secrets.contains(name)),
@@ -122,7 +125,9 @@ pub fn allows(node: &str, attributes: &Attributes, pods: &NodeView) -> bool {
         }
         ("storage.k8s.io", "csidrivers", "") | ("node.k8s.io", "runtimeclasses", "") => reads,
         ("storage.k8s.io", "volumeattachments", "") => verb == "get",
-        ("certificates.k8s.io", "certificatesigningrequests", "") => matches!(verb, "create" | "get" | "list" | "watch"),
+        ("certificates.k8s.io", "certificatesigningrequests", "") => {
+            matches!(verb, "create" | "get" | "list" | "watch")
+        }
         ("authentication.k8s.io", "tokenreviews", "") => verb == "create",
         ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews", "") => verb == "create",
         _ => false,

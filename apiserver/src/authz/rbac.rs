@@ -100,8 +100,10 @@ impl Rule {
         let names = self.resource_names.is_empty()
             || (!other.resource_names.is_empty()
                 && other.resource_names.iter().all(|name| self.resource_names.contains(name)));
-        let paths =
-            other.non_resource_urls.iter().all(|path| self.non_resource_urls.iter().any(|ours| covers_path(ours, path)));
+        let paths = other
+            .non_resource_urls
+            .iter()
+            .all(|path| self.non_resource_urls.iter().any(|ours| covers_path(ours, path)));
         all_in(&self.verbs, &other.verbs) && all_in(&self.api_groups, &other.api_groups) && resources && names && paths
     }
 
@@ -121,7 +123,8 @@ impl Rule {
                     if self.resource_names.is_empty() {
                         atoms.push(atom);
                     } else {
-                        let named = self.resource_names.iter().map(|name| Self { resource_names: one(name), ..atom.clone() });
+                        let named =
+                            self.resource_names.iter().map(|name| Self { resource_names: one(name), ..atom.clone() });
                         atoms.extend(named);
                     }
                 }
@@ -196,7 +199,12 @@ pub struct Rbac {
 impl Rbac {
     /// Nothing granted until the mirrors are filled.
     pub fn new() -> Self {
-        Self { roles: Mirror::new(), cluster_roles: Mirror::new(), bindings: Mirror::new(), cluster_bindings: Mirror::new() }
+        Self {
+            roles: Mirror::new(),
+            cluster_roles: Mirror::new(),
+            bindings: Mirror::new(),
+            cluster_bindings: Mirror::new(),
+        }
     }
 
     pub fn decide(&self, attributes: &Attributes) -> Decision {
@@ -283,7 +291,12 @@ fn grant(binding: &Binding, user: &User) -> String {
     } else {
         ("RoleBinding", format!("{}/{}", binding.name, binding.namespace))
     };
-    format!("RBAC: allowed by {kind} {name:?} of {} {:?} to {}", binding.role.kind, binding.role.name, whom.unwrap_or_default())
+    format!(
+        "RBAC: allowed by {kind} {name:?} of {} {:?} to {}",
+        binding.role.kind,
+        binding.role.name,
+        whom.unwrap_or_default()
+    )
 }
 
 #[cfg(test)]
@@ -314,7 +327,13 @@ mod tests {
         check(all.clone(), "get", "a/b/c", "d", true);
         check(all, "get", "/metrics", "", false);
         let named = json!({"verbs": ["get"], "apiGroups": [""], "resources": ["secrets"], "resourceNames": ["x"]});
-        check(json!({"verbs": ["get"], "apiGroups": ["g"], "resources": ["s"], "resourceNames": ["x"]}), "get", "g/s", "x", true);
+        check(
+            json!({"verbs": ["get"], "apiGroups": ["g"], "resources": ["s"], "resourceNames": ["x"]}),
+            "get",
+            "g/s",
+            "x",
+            true,
+        );
         check(named, "get", "g/secrets", "y", false);
         let paths = json!({"verbs": ["get"], "nonResourceURLs": ["/healthz", "/api/*"]});
         check(paths.clone(), "get", "/healthz", "", true);

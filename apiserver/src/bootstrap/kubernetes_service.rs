@@ -130,7 +130,12 @@ impl KubernetesService {
     }
 
     /// Writes `wanted` unless the field that matters is right already.
-    async fn put(&self, resource: &quorate_proto::gvk::GroupVersionResource, mut wanted: Value, field: &str) -> Result<()> {
+    async fn put(
+        &self,
+        resource: &quorate_proto::gvk::GroupVersionResource,
+        mut wanted: Value,
+        field: &str,
+    ) -> Result<()> {
         let outcome = match self.client.get(resource, Some(NAMESPACE), NAME).await {
             Ok(found) if found.value()[field] == wanted[field] => return Ok(()),
             Ok(found) => {
@@ -196,7 +201,8 @@ fn endpoints(living: &BTreeSet<SocketAddr>) -> Value {
     let subsets: Vec<Value> = by_port(living)
         .into_iter()
         .map(|(port, addresses)| {
-            let addresses: Vec<Value> = addresses.iter().map(|address| json!({"ip": address.ip().to_string()})).collect();
+            let addresses: Vec<Value> =
+                addresses.iter().map(|address| json!({"ip": address.ip().to_string()})).collect();
             json!({"addresses": addresses, "ports": [{"name": "https", "port": port, "protocol": "TCP"}]})
         })
         .collect();

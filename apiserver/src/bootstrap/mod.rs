@@ -96,7 +96,12 @@ fn options() -> WriteOptions {
     WriteOptions { field_manager: FIELD_MANAGER.to_owned(), fence: None }
 }
 
-async fn ensure(client: &dyn Client, resource: &GroupVersionResource, namespace: Option<&str>, object: Value) -> Result<()> {
+async fn ensure(
+    client: &dyn Client,
+    resource: &GroupVersionResource,
+    namespace: Option<&str>,
+    object: Value,
+) -> Result<()> {
     let name = object["metadata"]["name"].as_str().unwrap_or("").to_owned();
     match client.get(resource, namespace, &name).await {
         Ok(_) => return Ok(()),
@@ -111,16 +116,26 @@ async fn ensure(client: &dyn Client, resource: &GroupVersionResource, namespace:
 }
 
 /// As [`ensure`], and adds the rules that a newer release brings.
-async fn ensure_role(client: &dyn Client, resource: &GroupVersionResource, namespace: Option<&str>, role: Value) -> Result<()> {
+async fn ensure_role(
+    client: &dyn Client,
+    resource: &GroupVersionResource,
+    namespace: Option<&str>,
+    role: Value,
+) -> Result<()> {
     let name = role["metadata"]["name"].as_str().unwrap_or("").to_owned();
     let found = match client.get(resource, namespace, &name).await {
         Ok(found) => found,
         Err(status) if status.is_not_found() => return ensure(client, resource, namespace, role).await,
         Err(status) => return Err(status),
     };
-    let declined = found.meta().annotations.get("rbac.authorization.kubernetes.io/autoupdate").is_some_and(|value| value == "false");
+    let declined = found
+        .meta()
+        .annotations
+        .get("rbac.authorization.kubernetes.io/autoupdate")
+        .is_some_and(|value| value == "false");
     let held = found.value()["rules"].as_array().cloned().unwrap_or_default();
-    let missing: Vec<&Value> = role["rules"].as_array().into_iter().flatten().filter(|rule| !held.contains(rule)).collect();
+    let missing: Vec<&Value> =
+        role["rules"].as_array().into_iter().flatten().filter(|rule| !held.contains(rule)).collect();
     if declined || missing.is_empty() {
         return Ok(());
     }

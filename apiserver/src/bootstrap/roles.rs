@@ -37,7 +37,9 @@ impl Table {
     fn with_aggregated(&self, role: &Value) -> Value {
         let mut role = role.clone();
         let selectors = role["aggregationRule"]["clusterRoleSelectors"].as_array().cloned().unwrap_or_default();
-        for label in selectors.iter().filter_map(|selector| selector["matchLabels"].as_object()).flat_map(|labels| labels.keys()) {
+        for label in
+            selectors.iter().filter_map(|selector| selector["matchLabels"].as_object()).flat_map(|labels| labels.keys())
+        {
             let chosen = self.roles.iter().filter(|other| other["metadata"]["labels"].get(label).is_some());
             let rules: Vec<Value> = chosen.filter_map(|other| other["rules"].as_array()).flatten().cloned().collect();
             role["rules"] = Value::Array(rules);
@@ -64,7 +66,8 @@ impl Table {
                 }
                 (false, ["aggregate", name, label]) => {
                     let mut role = object("ClusterRole", name);
-                    role["aggregationRule"] = json!({"clusterRoleSelectors": [{"matchLabels": {format!("{AGGREGATE}{label}"): "true"}}]});
+                    role["aggregationRule"] =
+                        json!({"clusterRoleSelectors": [{"matchLabels": {format!("{AGGREGATE}{label}"): "true"}}]});
                     table.roles.push(role);
                     Some(())
                 }
@@ -88,7 +91,9 @@ impl Table {
             .collect();
         verbs.sort_unstable();
         let rule = match &columns[1..] {
-            [paths] if paths.first()?.starts_with('/') => json!({"verbs": verbs, "nonResourceURLs": if paths == &["/*"] { vec!["*"] } else { paths.clone() }}),
+            [paths] if paths.first()?.starts_with('/') => {
+                json!({"verbs": verbs, "nonResourceURLs": if paths == &["/*"] { vec!["*"] } else { paths.clone() }})
+            }
             [groups, resources, rest @ ..] => {
                 let groups: Vec<&str> = groups.iter().map(|group| if *group == "core" { "" } else { group }).collect();
                 let mut rule = json!({"verbs": verbs, "apiGroups": groups, "resources": resources});
@@ -110,8 +115,12 @@ impl Table {
         let subjects: Option<Vec<Value>> = subjects
             .iter()
             .map(|subject| match subject.splitn(3, '/').collect::<Vec<_>>()[..] {
-                ["ServiceAccount", namespace, name] => Some(json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})),
-                [kind @ ("User" | "Group"), name] => Some(json!({"kind": kind, "apiGroup": "rbac.authorization.k8s.io", "name": name})),
+                ["ServiceAccount", namespace, name] => {
+                    Some(json!({"kind": "ServiceAccount", "namespace": namespace, "name": name}))
+                }
+                [kind @ ("User" | "Group"), name] => {
+                    Some(json!({"kind": kind, "apiGroup": "rbac.authorization.k8s.io", "name": name}))
+                }
                 _ => None,
             })
             .collect();

@@ -43,7 +43,8 @@ pub fn legacy_api_versions(server_address: &str) -> Bytes {
 
 /// `GET /apis`: all groups but the core group.
 pub fn api_group_list(defs: &[&ResourceDef]) -> Bytes {
-    let groups: Vec<Value> = groups(defs).into_iter().filter(|group| !group.is_empty()).map(|group| group_value(defs, group)).collect();
+    let groups: Vec<Value> =
+        groups(defs).into_iter().filter(|group| !group.is_empty()).map(|group| group_value(defs, group)).collect();
     bytes(&json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
 }
 
@@ -69,7 +70,9 @@ pub fn api_resource_list(defs: &[&ResourceDef], group: &str, version: &str) -> O
         return None;
     }
     let group_version = api_version(group, version);
-    Some(bytes(&json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources})))
+    Some(bytes(
+        &json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version, "resources": resources}),
+    ))
 }
 
 /// `GET /api` (`core`) or `GET /apis` for clients that ask for everything at once.
@@ -89,11 +92,17 @@ pub fn aggregated(defs: &[&ResourceDef], core: bool, version: AggregatedVersion)
                     json!({"version": version, "resources": resources, "freshness": "Current"})
                 })
                 .collect();
-            let metadata = if group.is_empty() { json!({"creationTimestamp": null}) } else { json!({"name": group, "creationTimestamp": null}) };
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    bytes(&json!({"kind": "APIGroupDiscoveryList", "apiVersion": version.api_version(), "metadata": {}, "items": items}))
+    bytes(
+        &json!({"kind": "APIGroupDiscoveryList", "apiVersion": version.api_version(), "metadata": {}, "items": items}),
+    )
 }
 
 /// The entity tag of a document, with its quotes.
@@ -237,7 +246,9 @@ mod tests {
     #[test]
     fn subresources_of_other_groups_say_so() {
         let list = parse(&api_resource_list(&all(), "", "v1").unwrap());
-        let find = |name: &str| list["resources"].as_array().unwrap().iter().find(|entry| entry["name"] == name).cloned().unwrap();
+        let find = |name: &str| {
+            list["resources"].as_array().unwrap().iter().find(|entry| entry["name"] == name).cloned().unwrap()
+        };
         assert_eq!(find("pods")["shortNames"], json!(["po"]));
         assert_eq!(find("pods/eviction")["group"], "policy");
         assert_eq!(find("pods/status").get("group"), None);

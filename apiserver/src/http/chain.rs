@@ -161,7 +161,11 @@ impl Service for Chain {
         };
         let answer = outcome.unwrap_or_else(|_| {
             metrics::panicked();
-            Err(Status::failure(500, "InternalError", "This request caused apiserver to panic. Look in the logs for details."))
+            Err(Status::failure(
+                500,
+                "InternalError",
+                "This request caused apiserver to panic. Look in the logs for details.",
+            ))
         });
         let mut response = answer.unwrap_or_else(|status| status_response(&status));
         if long_running && info.verb == "watch" {

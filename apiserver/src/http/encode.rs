@@ -7,8 +7,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use futures::StreamExt;
-use http::header::{self, HeaderMap, HeaderValue};
 use http::Response;
+use http::header::{self, HeaderMap, HeaderValue};
 use http_body::Body as _;
 use http_body_util::{BodyExt, BodyStream, StreamBody};
 use tokio_util::sync::CancellationToken;
@@ -33,7 +33,8 @@ impl Wishes {
         let agent = text(header::USER_AGENT);
         let by_agent = ["curl", "Wget", "Mozilla/5.0"].iter().any(|prefix| agent.starts_with(prefix));
         let pretty = if query.get("pretty").is_some() { query.flag("pretty") } else { by_agent };
-        let gzip = text(header::ACCEPT_ENCODING).split(',').any(|coding| coding.trim().split(';').next() == Some("gzip"));
+        let gzip =
+            text(header::ACCEPT_ENCODING).split(',').any(|coding| coding.trim().split(';').next() == Some("gzip"));
         Self { pretty, gzip }
     }
 }
@@ -41,7 +42,10 @@ impl Wishes {
 /// Writes a whole answer as the client wishes. Streams pass untouched.
 pub(super) async fn finish(response: Response<Body>, wishes: &Wishes) -> Response<Body> {
     let Some(length) = response.body().size_hint().exact() else { return response };
-    let is_json = response.headers().get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let is_json = response
+        .headers()
+        .get(header::CONTENT_TYPE)
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
     let pretty = wishes.pretty && is_json && length > 0;
     let gzip = wishes.gzip && length > GZIP_FROM_BYTES && !response.headers().contains_key(header::CONTENT_ENCODING);
     if !pretty && !gzip {

@@ -41,8 +41,7 @@ impl MediaType {
 
     /// The alternatives of a header, best first: by `q`, then in their order.
     pub fn parse_all(header: &str) -> Vec<Self> {
-        let mut all: Vec<Self> =
-            header.split(',').filter(|part| !part.trim().is_empty()).map(Self::parse).collect();
+        let mut all: Vec<Self> = header.split(',').filter(|part| !part.trim().is_empty()).map(Self::parse).collect();
         // A stable sort keeps the client's order among equals.
         all.sort_by_key(|media| std::cmp::Reverse(media.quality_thousandths()));
         all.retain(|media| media.quality_thousandths() > 0);

@@ -56,7 +56,14 @@ pub struct Paths {
 impl Paths {
     /// # Errors
     /// As a Status, for paths that exist and cannot be served as asked.
-    pub async fn answer(&self, _user: &User, info: &RequestInfo, query: &Query, method: &Method, headers: &HeaderMap) -> Answer {
+    pub async fn answer(
+        &self,
+        _user: &User,
+        info: &RequestInfo,
+        query: &Query,
+        method: &Method,
+        headers: &HeaderMap,
+    ) -> Answer {
         let path = info.path.as_str();
         let trimmed = path.trim_end_matches('/');
         let first = trimmed.split('/').nth(1).unwrap_or("");
@@ -166,7 +173,9 @@ fn aggregated_version(headers: &HeaderMap) -> Option<AggregatedVersion> {
         }
         match (media.parameter("as"), media.parameter("g"), media.parameter("v")) {
             (None, None, None) => return None,
-            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some(AggregatedVersion::V2),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
+                return Some(AggregatedVersion::V2);
+            }
             (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
                 return Some(AggregatedVersion::V2Beta1);
             }
@@ -203,7 +212,8 @@ fn open_api(path: &str, query: &Query, headers: &HeaderMap) -> Answer {
     let mut response = tagged(document.json, "application/json", &format!("\"{}\"", document.hash), headers);
     if !asked.is_empty() {
         let expires = jiff::Zoned::now().saturating_add(jiff::SignedDuration::from_secs(IMMUTABLE_SECONDS));
-        let expires = jiff::fmt::rfc2822::to_string(&expires.with_time_zone(jiff::tz::TimeZone::UTC)).unwrap_or_default();
+        let expires =
+            jiff::fmt::rfc2822::to_string(&expires.with_time_zone(jiff::tz::TimeZone::UTC)).unwrap_or_default();
         let expires = expires.replace("+0000", "GMT").replace("-0000", "GMT");
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
@@ -217,7 +227,10 @@ fn open_api(path: &str, query: &Query, headers: &HeaderMap) -> Answer {
 /// A document with its tag, or 304 for a client that has it.
 fn tagged(bytes: Bytes, content_type: &str, tag: &str, headers: &HeaderMap) -> Response<Body> {
     let held = text(headers, header::IF_NONE_MATCH).unwrap_or("");
-    let same = held.split(',').map(str::trim).any(|held| held.trim_start_matches("W/").trim_matches('"') == tag.trim_matches('"'));
+    let same = held
+        .split(',')
+        .map(str::trim)
+        .any(|held| held.trim_start_matches("W/").trim_matches('"') == tag.trim_matches('"'));
     let mut response = if same && !held.is_empty() {
         let mut response = Response::new(body::full(""));
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -243,11 +256,8 @@ fn text(headers: &HeaderMap, name: header::HeaderName) -> Option<&str> {
 }
 
 fn method_not_allowed(method: &Method, path: &str) -> Status {
-    let mut status = Status::failure(
-        405,
-        "MethodNotAllowed",
-        "the server does not allow this method on the requested resource",
-    );
+    let mut status =
+        Status::failure(405, "MethodNotAllowed", "the server does not allow this method on the requested resource");
     tracing::debug!(%method, path, "a method that no path of this kind takes");
     status.details = Some(quorate_proto::status::StatusDetails::default());
     status

@@ -36,8 +36,7 @@ pub struct RequestInfo {
 impl RequestInfo {
     /// Reads a method, a path and a query. Paths that make no sense are non-resource requests.
     pub fn parse(method: &Method, path: &str, query: &Query) -> Self {
-        let mut info =
-            Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
+        let mut info = Self { path: path.to_owned(), verb: method.as_str().to_ascii_lowercase(), ..Self::default() };
         let segments: Vec<String> = match path.trim_matches('/') {
             "" => Vec::new(),
             trimmed => trimmed.split('/').map(|segment| query::decode(segment, false)).collect(),
@@ -153,8 +152,16 @@ mod tests {
         check("POST", "/api/v1/namespaces/a/pods/b/exec", ["create", "", "v1", "a", "pods", "exec", "b"]);
         check("GET", "/api/v1/pods?watch=1", ["watch", "", "v1", "", "pods", "", ""]);
         check("GET", "/api/v1/pods?watch=false", ["list", "", "v1", "", "pods", "", ""]);
-        check("DELETE", "/apis/apps/v1/namespaces/a/deployments", ["deletecollection", "apps", "v1", "a", "deployments", "", ""]);
-        check("PATCH", "/apis/apps/v1/namespaces/a/deployments/b/scale", ["patch", "apps", "v1", "a", "deployments", "scale", "b"]);
+        check(
+            "DELETE",
+            "/apis/apps/v1/namespaces/a/deployments",
+            ["deletecollection", "apps", "v1", "a", "deployments", "", ""],
+        );
+        check(
+            "PATCH",
+            "/apis/apps/v1/namespaces/a/deployments/b/scale",
+            ["patch", "apps", "v1", "a", "deployments", "scale", "b"],
+        );
         check("GET", "/api/v1/nodes/n/proxy/a/b", ["get", "", "v1", "", "nodes", "proxy", "n"]);
         check("GET", "/api/v1/nodes/a%2Fb", ["get", "", "v1", "", "nodes", "", "a/b"]);
     }
@@ -167,14 +174,28 @@ mod tests {
 
     #[test]
     fn a_field_selector_on_the_name_names_the_object() {
-        check("GET", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db", ["list", "", "v1", "a", "pods", "", "b"]);
-        check("GET", "/api/v1/namespaces/a/pods?watch=1&fieldSelector=metadata.name=b,spec.x=c", ["watch", "", "v1", "a", "pods", "", "b"]);
-        check("GET", "/api/v1/namespaces/a/pods?fieldSelector=metadata.name!=b", ["list", "", "v1", "a", "pods", "", ""]);
+        check(
+            "GET",
+            "/api/v1/namespaces/a/pods?fieldSelector=metadata.name%3Db",
+            ["list", "", "v1", "a", "pods", "", "b"],
+        );
+        check(
+            "GET",
+            "/api/v1/namespaces/a/pods?watch=1&fieldSelector=metadata.name=b,spec.x=c",
+            ["watch", "", "v1", "a", "pods", "", "b"],
+        );
+        check(
+            "GET",
+            "/api/v1/namespaces/a/pods?fieldSelector=metadata.name!=b",
+            ["list", "", "v1", "a", "pods", "", ""],
+        );
     }
 
     #[test]
     fn other_paths_are_non_resource() {
-        for path in ["/", "/version", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz/ping", "/x/y/z/w"] {
+        for path in
+            ["/", "/version", "/api", "/api/v1", "/apis", "/apis/apps", "/apis/apps/v1", "/healthz/ping", "/x/y/z/w"]
+        {
             let info = RequestInfo::parse(&Method::GET, path, &Query::default());
             assert!(!info.is_resource_request, "{path}");
             assert_eq!(info.verb, "get");

@@ -127,7 +127,10 @@ mod tests {
     fn apply_finds_what_it_looks_for() {
         let document = parse("apis/apps/v1");
         let patch = &document["paths"]["/apis/apps/v1/namespaces/{namespace}/deployments/{name}"]["patch"];
-        assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "apps", "version": "v1", "kind": "Deployment"}));
+        assert_eq!(
+            patch["x-kubernetes-group-version-kind"],
+            json!({"group": "apps", "version": "v1", "kind": "Deployment"})
+        );
         assert!(patch["requestBody"]["content"]["application/strategic-merge-patch+json"].is_object());
         let parameters = patch["parameters"].as_array().unwrap();
         assert!(parameters.iter().any(|parameter| parameter["name"] == "fieldValidation"));

@@ -38,12 +38,18 @@ pub(super) fn add_paths(def: &ResourceDef, definitions: &Definitions, paths: &mu
         id: format!("{scope}{}", def.kind),
         definition: definition_name(def.group, def.version, def.kind),
     };
-    let collection =
-        if def.namespaced { format!("{prefix}/namespaces/{{namespace}}/{}", def.resource) } else { format!("{prefix}/{}", def.resource) };
+    let collection = if def.namespaced {
+        format!("{prefix}/namespaces/{{namespace}}/{}", def.resource)
+    } else {
+        format!("{prefix}/{}", def.resource)
+    };
     let list = definition_name(def.group, def.version, def.list_kind);
     if def.namespaced && def.has_verb(Verb::List) {
         let everywhere = Subject { id: format!("{}ForAllNamespaces", def.kind), ..subject.copy() };
-        paths.insert(format!("{prefix}/{}", def.resource), item(&[("get", list_operation(&everywhere, &list))], false, false));
+        paths.insert(
+            format!("{prefix}/{}", def.resource),
+            item(&[("get", list_operation(&everywhere, &list))], false, false),
+        );
     }
     let mut operations = Vec::new();
     if def.has_verb(Verb::List) {
@@ -94,7 +100,8 @@ fn single_operations(subject: &Subject, verbs: impl Iterator<Item = Verb>) -> Ve
 
 /// A path with its operations and the parameters that stand in it.
 fn item(operations: &[(&str, Value)], namespaced: bool, named: bool) -> Value {
-    let mut item: Map<String, Value> = operations.iter().map(|(method, operation)| ((*method).to_owned(), operation.clone())).collect();
+    let mut item: Map<String, Value> =
+        operations.iter().map(|(method, operation)| ((*method).to_owned(), operation.clone())).collect();
     let mut parameters = vec![query("pretty", "string", "If 'true', the answer is laid out for people.")];
     let in_path = |name: &str, description: &str| {
         json!({"name": name, "in": "path", "description": description, "required": true,
@@ -134,7 +141,8 @@ fn list_operation(subject: &Subject, list: &str) -> Value {
 fn body_operation(subject: &Subject, verb: &str, action: &str) -> Value {
     let mut value = operation(subject, verb, action, &write_parameters(), response(&subject.definition));
     if !subject.definition.is_empty() {
-        value["requestBody"] = json!({"content": {"*/*": {"schema": reference(&subject.definition)}}, "required": true});
+        value["requestBody"] =
+            json!({"content": {"*/*": {"schema": reference(&subject.definition)}}, "required": true});
     }
     value
 }
@@ -142,7 +150,8 @@ fn body_operation(subject: &Subject, verb: &str, action: &str) -> Value {
 fn patch_operation(subject: &Subject) -> Value {
     let mut value = operation(subject, "patch", "patch", &write_parameters(), response(&subject.definition));
     let body = json!({"schema": reference(PATCH)});
-    let types = ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+    let types =
+        ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
     let content: Map<String, Value> = types.iter().map(|media| ((*media).to_owned(), body.clone())).collect();
     value["requestBody"] = json!({"content": content, "required": true});
     value
@@ -161,7 +170,8 @@ fn delete_operation(subject: &Subject, verb: &str, action: &str) -> Value {
 }
 
 fn operation(subject: &Subject, verb: &str, action: &str, parameters: &[Value], responses: Value) -> Value {
-    let group = if subject.group.is_empty() { "core" } else { subject.group.split('.').next().unwrap_or(subject.group) };
+    let group =
+        if subject.group.is_empty() { "core" } else { subject.group.split('.').next().unwrap_or(subject.group) };
     let tag = format!("{group}_{}", subject.version);
     let mut value = json!({
         "operationId": format!("{verb}{}{}{}", capital(group), capital(subject.version), subject.id),
@@ -200,6 +210,12 @@ fn capital(text: &str) -> String {
 
 impl Subject {
     fn copy(&self) -> Self {
-        Self { group: self.group, version: self.version, kind: self.kind, id: self.id.clone(), definition: self.definition.clone() }
+        Self {
+            group: self.group,
+            version: self.version,
+            kind: self.kind,
+            id: self.id.clone(),
+            definition: self.definition.clone(),
+        }
     }
 }

@@ -26,7 +26,13 @@ pub fn strategic(original: &Value, patch: &Value, def: &ResourceDef) -> Result<V
 ///
 /// # Errors
 /// As [`strategic`].
-pub fn strategic_kind(original: &Value, patch: &Value, group: &str, version: &str, kind: &str) -> Result<Value, Status> {
+pub fn strategic_kind(
+    original: &Value,
+    patch: &Value,
+    group: &str,
+    version: &str,
+    kind: &str,
+) -> Result<Value, Status> {
     let Some(own) = type_for_kind(group, version, kind) else {
         return Err(Status::failure(
             415,
@@ -77,7 +83,9 @@ fn merge_map(
                 Inner::Replace => drop_directives(Value::Object(new)),
                 Inner::Type(own) => Some(Value::Object(merge_map(old, new, own)?)),
             },
-            (Some(Value::Array(old)), Value::Array(new)) => Some(Value::Array(merge_field_list(&name, old, new, field)?)),
+            (Some(Value::Array(old)), Value::Array(new)) => {
+                Some(Value::Array(merge_field_list(&name, old, new, field)?))
+            }
             (_, new) => drop_directives(new),
         };
         if let Some(merged) = merged {
@@ -166,7 +174,10 @@ fn merge_list(
                 }
             }
             other => {
-                return Err(Status::bad_request(format!("unknown patch type found: {}", other.unwrap_or("not a string"))));
+                return Err(Status::bad_request(format!(
+                    "unknown patch type found: {}",
+                    other.unwrap_or("not a string")
+                )));
             }
         }
     }
@@ -281,13 +292,19 @@ fn drop_directives(value: Value) -> Option<Value> {
             }
             let kept = fields
                 .into_iter()
-                .filter(|(name, value)| !value.is_null() && name != RETAIN_KEYS && !name.starts_with(DELETE_FROM_LIST) && !name.starts_with(SET_ORDER))
+                .filter(|(name, value)| {
+                    !value.is_null()
+                        && name != RETAIN_KEYS
+                        && !name.starts_with(DELETE_FROM_LIST)
+                        && !name.starts_with(SET_ORDER)
+                })
                 .filter_map(|(name, value)| Some((name, drop_directives(value)?)))
                 .collect();
             Some(Value::Object(kept))
         }
         Value::Array(items) => {
-            let replaced = |item: &Value| item.as_object().is_some_and(|entry| entry.len() == 1 && entry.contains_key(PATCH));
+            let replaced =
+                |item: &Value| item.as_object().is_some_and(|entry| entry.len() == 1 && entry.contains_key(PATCH));
             Some(Value::Array(items.into_iter().filter(|item| !replaced(item)).filter_map(drop_directives).collect()))
         }
         other => Some(other),

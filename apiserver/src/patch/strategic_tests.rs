@@ -42,8 +42,11 @@ fn lists_without_a_strategy_are_replaced() {
         pod(json!([{"name": "a", "args": ["3"]}])),
         pod(json!([{"name": "a", "args": ["3"]}])),
     );
-    check(json!({"spec": {"tolerations": [{"key": "a"}]}}), json!({"spec": {"tolerations": [{"key": "b"}]}}),
-          json!({"spec": {"tolerations": [{"key": "b"}]}}));
+    check(
+        json!({"spec": {"tolerations": [{"key": "a"}]}}),
+        json!({"spec": {"tolerations": [{"key": "b"}]}}),
+        json!({"spec": {"tolerations": [{"key": "b"}]}}),
+    );
 }
 
 #[test]
@@ -58,10 +61,16 @@ fn items_are_deleted_and_lists_replaced_by_directive() {
         pod(json!([{"name": "c"}, {"$patch": "replace"}])),
         pod(json!([{"name": "c"}])),
     );
-    check(json!({"metadata": {"labels": {"a": "1"}}}), json!({"metadata": {"labels": {"$patch": "replace", "b": "2"}}}),
-          json!({"metadata": {"labels": {"b": "2"}}}));
-    check(json!({"metadata": {"labels": {"a": "1"}}}), json!({"metadata": {"labels": {"$patch": "delete"}}}),
-          json!({"metadata": {"labels": {}}}));
+    check(
+        json!({"metadata": {"labels": {"a": "1"}}}),
+        json!({"metadata": {"labels": {"$patch": "replace", "b": "2"}}}),
+        json!({"metadata": {"labels": {"b": "2"}}}),
+    );
+    check(
+        json!({"metadata": {"labels": {"a": "1"}}}),
+        json!({"metadata": {"labels": {"$patch": "delete"}}}),
+        json!({"metadata": {"labels": {}}}),
+    );
 }
 
 #[test]
@@ -128,7 +137,12 @@ fn nothing_of_a_directive_is_left_in_new_parts() {
 
 #[test]
 fn malformed_patches_are_refused() {
-    check_refused(pod(json!([{"name": "a"}])), pod(json!([{"image": "x"}])), 400, "does not contain declared merge key: name");
+    check_refused(
+        pod(json!([{"name": "a"}])),
+        pod(json!([{"image": "x"}])),
+        400,
+        "does not contain declared merge key: name",
+    );
     check_refused(json!({}), json!([]), 400, "invalid JSON document");
     check_refused(json!({}), json!({"$patch": "explode"}), 400, "unknown patch type found: explode");
     check_refused(pod(json!([{"name": "a"}])), pod(json!([3])), 400, "not an object");

@@ -65,7 +65,11 @@ impl Forwarder {
 
     /// Sends `request`, whose path is the target's already, and returns the answer. When
     /// both sides agree to upgrade, their bytes are spliced until one of them closes.
-    pub(super) async fn forward(&self, place: &Place, mut request: Request<Incoming>) -> Result<Response<Body>, Status> {
+    pub(super) async fn forward(
+        &self,
+        place: &Place,
+        mut request: Request<Incoming>,
+    ) -> Result<Response<Body>, Status> {
         let upgrade = request.headers().contains_key(header::UPGRADE);
         let client_side = upgrade.then(|| hyper::upgrade::on(&mut request));
         clean(request.headers_mut(), upgrade);
@@ -143,7 +147,11 @@ pub(super) async fn failure(response: Response<Body>) -> Status {
     let text = read_text(response.into_body()).await;
     match code {
         400 => Status::bad_request(text),
-        404 => Status::failure(404, "NotFound", if text.is_empty() { "the server could not find the requested resource".to_owned() } else { text }),
+        404 => Status::failure(
+            404,
+            "NotFound",
+            if text.is_empty() { "the server could not find the requested resource".to_owned() } else { text },
+        ),
         500 => Status::internal(text),
         _ => Status::failure(code, "", text),
     }

@@ -79,11 +79,19 @@ impl Proxy {
         if response.status().is_success() { Ok(response) } else { Err(forward::failure(response).await) }
     }
 
-    async fn stream(&self, kind: Streaming, info: &RequestInfo, query: &Query, mut request: Request<Incoming>) -> Answer {
+    async fn stream(
+        &self,
+        kind: Streaming,
+        info: &RequestInfo,
+        query: &Query,
+        mut request: Request<Incoming>,
+    ) -> Answer {
         let pod = self.get_pod(info, &info.name).await?;
         let phase = pod.value()["status"]["phase"].as_str().unwrap_or("");
         if matches!(phase, "Succeeded" | "Failed") && kind != Streaming::PortForward {
-            return Err(Status::bad_request(format!("cannot exec into a container in a completed pod; current phase is {phase}")));
+            return Err(Status::bad_request(format!(
+                "cannot exec into a container in a completed pod; current phase is {phase}"
+            )));
         }
         let Some(node) = node_of(&pod) else {
             return Err(Status::bad_request(format!("pod {} does not have a host assigned", info.name)));
@@ -110,9 +118,7 @@ impl Proxy {
     async fn kubelet(&self, node: &str) -> Result<Place, Status> {
         let (_, name, _) = split_proxy_name(node);
         let node = self.client.get(&resources::nodes(), None, name).await?;
-        kubelet_place(&node).ok_or_else(|| {
-            Status::internal(format!("no address known of the agent on node {name:?}"))
-        })
+        kubelet_place(&node).ok_or_else(|| Status::internal(format!("no address known of the agent on node {name:?}")))
     }
 
     async fn get_pod(&self, info: &RequestInfo, name: &str) -> Result<Arc<Object>, Status> {

@@ -60,8 +60,10 @@ pub(super) fn container_of(pod: &Object, name: &str) -> Result<String, Status> {
         [only] => Ok(only.clone()),
         [] => Err(Status::bad_request(format!("a container name must be specified for pod {pod_name}"))),
         several => {
-            let mut text =
-                format!("a container name must be specified for pod {pod_name}, choose one of: [{}]", several.join(" "));
+            let mut text = format!(
+                "a container name must be specified for pod {pod_name}, choose one of: [{}]",
+                several.join(" ")
+            );
             if !init.is_empty() {
                 text.push_str(&format!(" or one of the init containers: [{}]", init.join(" ")));
             }
@@ -74,7 +76,13 @@ pub(super) fn container_of(pod: &Object, name: &str) -> Result<String, Status> {
 pub(super) fn log_query(query: &Query) -> String {
     const OPTIONS: [&str; 8] =
         ["follow", "previous", "timestamps", "sinceSeconds", "sinceTime", "tailLines", "limitBytes", "stream"];
-    join(query.pairs().iter().filter(|(name, _)| OPTIONS.contains(&name.as_str())).map(|(name, value)| (name.as_str(), value.as_str())))
+    join(
+        query
+            .pairs()
+            .iter()
+            .filter(|(name, _)| OPTIONS.contains(&name.as_str()))
+            .map(|(name, value)| (name.as_str(), value.as_str())),
+    )
 }
 
 /// What the node is asked for a conversation, in the kubelet's own names.
@@ -102,9 +110,10 @@ pub(super) fn split_proxy_name(name: &str) -> (&str, &str, &str) {
 }
 
 pub(super) fn first_container_port(pod: &Object) -> Option<u16> {
-    let first = pod.value()["spec"]["containers"].as_array()?.iter().find_map(|container| {
-        container["ports"].as_array()?.iter().find_map(|port| port["containerPort"].as_u64())
-    });
+    let first = pod.value()["spec"]["containers"]
+        .as_array()?
+        .iter()
+        .find_map(|container| container["ports"].as_array()?.iter().find_map(|port| port["containerPort"].as_u64()));
     u16::try_from(first.unwrap_or(80)).ok()
 }
 
@@ -115,7 +124,9 @@ pub(super) fn service_endpoint(service: &Object, endpoints: &Object, asked: &str
     let port = match asked {
         "" if ports.len() == 1 => &ports[0],
         "" => return None,
-        asked => ports.iter().find(|port| port["name"] == asked || port["port"].as_u64().is_some_and(|number| number.to_string() == asked))?,
+        asked => ports.iter().find(|port| {
+            port["name"] == asked || port["port"].as_u64().is_some_and(|number| number.to_string() == asked)
+        })?,
     };
     let name = port["name"].as_str().unwrap_or("");
     for subset in endpoints.value()["subsets"].as_array()? {

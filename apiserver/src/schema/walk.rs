@@ -158,7 +158,9 @@ impl Walk {
             Kind::Json => Ok(()),
             Kind::Bytes => self.bytes(value, place),
             Kind::Quantity => self.quantity(value),
-            Kind::IntOrString if value.is_string() || is_integer(value, i64::from(i32::MIN), i64::from(i32::MAX)) => Ok(()),
+            Kind::IntOrString if value.is_string() || is_integer(value, i64::from(i32::MIN), i64::from(i32::MAX)) => {
+                Ok(())
+            }
             Kind::Time => self.time(value, place, "%Y-%m-%dT%H:%M:%SZ"),
             Kind::MicroTime => self.time(value, place, "%Y-%m-%dT%H:%M:%S.%6fZ"),
             Kind::Object(id) => self.object(id.get(), value, Some(place)),
@@ -215,7 +217,8 @@ impl Walk {
             Value::String(text) => text.trim().to_owned(),
             other => other.to_string(),
         };
-        let quantity: Quantity = text.parse().map_err(|error: quorate_proto::quantity::ParseQuantityError| error.to_string())?;
+        let quantity: Quantity =
+            text.parse().map_err(|error: quorate_proto::quantity::ParseQuantityError| error.to_string())?;
         *value = Value::String(quantity.to_string());
         Ok(())
     }
@@ -241,7 +244,9 @@ impl Walk {
         }
         match STANDARD.decode(text.as_bytes()) {
             Ok(_) => Ok(()),
-            Err(base64::DecodeError::InvalidByte(offset, _)) => Err(format!("illegal base64 data at input byte {offset}")),
+            Err(base64::DecodeError::InvalidByte(offset, _)) => {
+                Err(format!("illegal base64 data at input byte {offset}"))
+            }
             Err(_) => Err(format!("illegal base64 data at input byte {}", text.len())),
         }
     }
@@ -368,8 +373,11 @@ mod tests {
             json!({"spec": {"renewTime": "2024-01-02T03:04:05.123456Z"}}),
             json!({"spec": {"renewTime": "2024-01-02T03:04:05.123456Z"}}),
         );
-        check("services", json!({"spec": {"ports": [{"port": 1, "targetPort": "web"}, {"port": 2, "targetPort": 8080}]}}),
-              json!({"spec": {"ports": [{"port": 1, "targetPort": "web"}, {"port": 2, "targetPort": 8080}]}}));
+        check(
+            "services",
+            json!({"spec": {"ports": [{"port": 1, "targetPort": "web"}, {"port": 2, "targetPort": 8080}]}}),
+            json!({"spec": {"ports": [{"port": 1, "targetPort": "web"}, {"port": 2, "targetPort": 8080}]}}),
+        );
         check("secrets", json!({"data": {"a": "aGVs\nbG8="}}), json!({"data": {"a": "aGVsbG8="}}));
     }
 
@@ -384,7 +392,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_follow_the_mode() {
-        let value = json!({"spec": {"replicaz": 1, "template": {"spec": {"containers": [{"name": "c", "imagee": 1}]}}}});
+        let value =
+            json!({"spec": {"replicaz": 1, "template": {"spec": {"containers": [{"name": "c", "imagee": 1}]}}}});
         check_refused(
             "deployments",
             value.clone(),
@@ -402,7 +411,8 @@ mod tests {
     fn duplicates_are_reported_like_unknown_fields() {
         let duplicates = ["spec.replicas".to_owned()];
         let mut value = json!({});
-        let status = decode_kind("apps", "v1", "Deployment", &mut value, &duplicates, FieldValidation::Strict).unwrap_err();
+        let status =
+            decode_kind("apps", "v1", "Deployment", &mut value, &duplicates, FieldValidation::Strict).unwrap_err();
         assert!(status.message.ends_with("strict decoding error: duplicate field \"spec.replicas\""), "{status}");
         let warnings = decode_kind("apps", "v1", "Deployment", &mut value, &duplicates, FieldValidation::Warn).unwrap();
         assert_eq!(warnings, ["duplicate field \"spec.replicas\""]);
@@ -466,7 +476,8 @@ mod tests {
 
     #[test]
     fn defaults_of_the_table_are_set_where_their_parent_is() {
-        let mut value = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}}}});
+        let mut value =
+            json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "ports": [{"containerPort": 80}]}]}}}});
         apply_defaults(def("deployments"), &mut value);
         assert_eq!(
             value["spec"]["template"]["spec"]["containers"][0]["ports"][0],

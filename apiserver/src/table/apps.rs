@@ -289,7 +289,9 @@ fn autoscaler_targets(look: &Look<'_>) -> String {
         .items("spec.metrics")
         .iter()
         .enumerate()
-        .map(|(index, metric)| metric_text(metric, look.items("status.currentMetrics").get(index).unwrap_or(&Value::Null)))
+        .map(|(index, metric)| {
+            metric_text(metric, look.items("status.currentMetrics").get(index).unwrap_or(&Value::Null))
+        })
         .collect();
     match texts.len() {
         0 => "<none>".to_owned(),
@@ -309,7 +311,11 @@ fn metric_text(metric: &Value, current: &Value) -> String {
     let percent = at(own, "target.averageUtilization");
     let (seen, target) = if percent.is_null() {
         let name = if at(own, "target.averageValue").is_null() { "value" } else { "averageValue" };
-        let average = if name == "averageValue" && kind != "Pods" && kind != "Resource" && kind != "ContainerResource" { " (avg)" } else { "" };
+        let average = if name == "averageValue" && kind != "Pods" && kind != "Resource" && kind != "ContainerResource" {
+            " (avg)"
+        } else {
+            ""
+        };
         (plain(&seen[name]), format!("{}{average}", plain(&own["target"][name])))
     } else {
         let seen = plain(&seen["averageUtilization"]);

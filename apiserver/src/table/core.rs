@@ -75,7 +75,8 @@ static SERVICE: Printer = Printer {
         wide("Selector", "The labels of the pods behind it."),
     ],
     cells: |look| {
-        let cluster_ip = look.items("spec.clusterIPs").first().map_or_else(|| look.text("spec.clusterIP").to_owned(), plain);
+        let cluster_ip =
+            look.items("spec.clusterIPs").first().map_or_else(|| look.text("spec.clusterIP").to_owned(), plain);
         vec![
             look.name(),
             json!(look.text("spec.type")),
@@ -216,8 +217,11 @@ static ENDPOINT_SLICE: Printer = Printer {
     cells: |look| {
         let ports: Vec<String> =
             look.items("ports").iter().map(|port| or(&plain(&port["port"]), "*").to_owned()).collect();
-        let addresses: Vec<String> =
-            look.items("endpoints").iter().flat_map(|endpoint| items(endpoint, "addresses").iter().map(plain)).collect();
+        let addresses: Vec<String> = look
+            .items("endpoints")
+            .iter()
+            .flat_map(|endpoint| items(endpoint, "addresses").iter().map(plain))
+            .collect();
         let unset = |list: &[String]| if list.is_empty() { "<unset>".to_owned() } else { first_three(list) };
         vec![look.name(), json!(look.text("addressType")), json!(unset(&ports)), json!(unset(&addresses)), look.age()]
     },
@@ -231,7 +235,8 @@ static RESOURCE_QUOTA: Printer = Printer {
         AGE,
     ],
     cells: |look| {
-        let mut names: Vec<&String> = look.at("status.hard").as_object().into_iter().flat_map(|hard| hard.keys()).collect();
+        let mut names: Vec<&String> =
+            look.at("status.hard").as_object().into_iter().flat_map(|hard| hard.keys()).collect();
         names.sort_unstable();
         let join = |limits: bool| {
             let texts: Vec<String> = names
@@ -264,7 +269,8 @@ static EVENT: Printer = Printer {
     ],
     cells: |look| {
         let either = |one: &str, other: &str| or(look.text(one), look.text(other)).to_owned();
-        let involved = if look.at("involvedObject").is_object() { look.at("involvedObject") } else { look.at("regarding") };
+        let involved =
+            if look.at("involvedObject").is_object() { look.at("involvedObject") } else { look.at("regarding") };
         let first_time = either("firstTimestamp", "deprecatedFirstTimestamp");
         let first = look.since(or(&first_time, look.text("eventTime")));
         let last_time = either("lastTimestamp", "deprecatedLastTimestamp");
@@ -280,7 +286,8 @@ static EVENT: Printer = Printer {
             name => format!("{kind}/{name}"),
         };
         let source = if look.at("source").is_object() { look.at("source") } else { look.at("deprecatedSource") };
-        let component = or(text(source, "component"), either("reportingComponent", "reportingController").as_str()).to_owned();
+        let component =
+            or(text(source, "component"), either("reportingComponent", "reportingController").as_str()).to_owned();
         let host = text(source, "host");
         let source = if host.is_empty() { component } else { format!("{component}, {host}") };
         vec![

@@ -26,7 +26,11 @@ pub fn human_duration(seconds: i64) -> String {
 
 fn two(seconds: i64, large: i64, large_name: &str, small: i64, small_name: &str) -> String {
     let rest = seconds % large / small;
-    if rest == 0 { format!("{}{large_name}", seconds / large) } else { format!("{}{large_name}{rest}{small_name}", seconds / large) }
+    if rest == 0 {
+        format!("{}{large_name}", seconds / large)
+    } else {
+        format!("{}{large_name}{rest}{small_name}", seconds / large)
+    }
 }
 
 #[cfg(test)]
@@ -38,10 +42,27 @@ mod tests {
         const H: i64 = 3600;
         const D: i64 = 24 * H;
         for (seconds, expected) in [
-            (-2, "<invalid>"), (-1, "0s"), (0, "0s"), (119, "119s"), (120, "2m"), (121, "2m1s"), (599, "9m59s"),
-            (600, "10m"), (3 * H - 1, "179m"), (3 * H, "3h"), (3 * H + 60, "3h1m"), (8 * H, "8h"), (48 * H - 1, "47h"),
-            (2 * D, "2d"), (2 * D + H, "2d1h"), (8 * D, "8d"), (729 * D, "729d"), (730 * D, "2y"), (731 * D, "2y1d"),
-            (8 * 365 * D, "8y"), (9 * 365 * D + D, "9y"),
+            (-2, "<invalid>"),
+            (-1, "0s"),
+            (0, "0s"),
+            (119, "119s"),
+            (120, "2m"),
+            (121, "2m1s"),
+            (599, "9m59s"),
+            (600, "10m"),
+            (3 * H - 1, "179m"),
+            (3 * H, "3h"),
+            (3 * H + 60, "3h1m"),
+            (8 * H, "8h"),
+            (48 * H - 1, "47h"),
+            (2 * D, "2d"),
+            (2 * D + H, "2d1h"),
+            (8 * D, "8d"),
+            (729 * D, "729d"),
+            (730 * D, "2y"),
+            (731 * D, "2y1d"),
+            (8 * 365 * D, "8y"),
+            (9 * 365 * D + D, "9y"),
         ] {
             assert_eq!(human_duration(seconds), expected, "{seconds}");
         }

@@ -73,7 +73,9 @@ impl<'a> Look<'a> {
 
     /// Whether the condition of that type is `True`.
     pub(super) fn has_condition(&self, kind: &str) -> bool {
-        self.items("status.conditions").iter().any(|condition| condition["type"] == kind && condition["status"] == "True")
+        self.items("status.conditions")
+            .iter()
+            .any(|condition| condition["type"] == kind && condition["status"] == "True")
     }
 }
 

@@ -66,8 +66,12 @@ struct Printer {
     cells: fn(&Look<'_>) -> Vec<Value>,
 }
 
-const NAME: Column =
-    Column { name: "Name", kind: ColumnKind::Name, wide: false, description: "Name of the object, unique for its kind within its namespace." };
+const NAME: Column = Column {
+    name: "Name",
+    kind: ColumnKind::Name,
+    wide: false,
+    description: "Name of the object, unique for its kind within its namespace.",
+};
 const AGE: Column = column("Age", "How long ago the object was created.");
 
 const fn column(name: &'static str, description: &'static str) -> Column {
@@ -84,7 +88,10 @@ const fn wide(name: &'static str, description: &'static str) -> Column {
 
 /// What kinds without columns of their own show.
 const PLAIN: Printer = Printer {
-    columns: &[NAME, Column { name: "Created At", kind: ColumnKind::Date, wide: false, description: "When the object was created." }],
+    columns: &[
+        NAME,
+        Column { name: "Created At", kind: ColumnKind::Date, wide: false, description: "When the object was created." },
+    ],
     cells: |look| vec![look.name(), json!(text(look.object, "metadata.creationTimestamp"))],
 };
 

@@ -18,7 +18,9 @@ pub(super) fn printer(group: &str, resource: &str) -> Option<&'static Printer> {
         ("coordination.k8s.io", "leases") => &LEASE,
         ("scheduling.k8s.io", "priorityclasses") => &PRIORITY_CLASS,
         ("node.k8s.io", "runtimeclasses") => &RUNTIME_CLASS,
-        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => &WEBHOOKS,
+        ("admissionregistration.k8s.io", "mutatingwebhookconfigurations" | "validatingwebhookconfigurations") => {
+            &WEBHOOKS
+        }
         ("admissionregistration.k8s.io", "validatingadmissionpolicies") => &ADMISSION_POLICY,
         ("admissionregistration.k8s.io", "validatingadmissionpolicybindings") => &ADMISSION_BINDING,
         ("apiregistration.k8s.io", "apiservices") => &API_SERVICE,
@@ -43,7 +45,8 @@ static INGRESS: Printer = Printer {
         AGE,
     ],
     cells: |look| {
-        let hosts: Vec<&str> = look.items("spec.rules").iter().map(|rule| text(rule, "host")).filter(|host| !host.is_empty()).collect();
+        let hosts: Vec<&str> =
+            look.items("spec.rules").iter().map(|rule| text(rule, "host")).filter(|host| !host.is_empty()).collect();
         let hosts = match hosts.len() {
             0 => "*".to_owned(),
             1..=3 => hosts.join(","),
@@ -92,9 +95,14 @@ static NETWORK_POLICY: Printer = Printer {
 static IP_ADDRESS: Printer = Printer {
     columns: &[NAME, column("ParentRef", "Who uses the address."), AGE],
     cells: |look| {
-        let parts = ["group", "resource", "namespace", "name"].map(|part| look.at("spec.parentRef")[part].as_str().unwrap_or_default());
+        let parts = ["group", "resource", "namespace", "name"]
+            .map(|part| look.at("spec.parentRef")[part].as_str().unwrap_or_default());
         let parts: Vec<&str> = parts.into_iter().filter(|part| !part.is_empty()).collect();
-        let resource = if look.text("spec.parentRef.group").is_empty() { parts.join("/") } else { format!("{}.{}", parts[0], parts[1..].join("/")) };
+        let resource = if look.text("spec.parentRef.group").is_empty() {
+            parts.join("/")
+        } else {
+            format!("{}.{}", parts[0], parts[1..].join("/"))
+        };
         vec![look.name(), json!(or(&resource, "<none>")), look.age()]
     },
 };
@@ -216,7 +224,11 @@ static ADMISSION_POLICY: Printer = Printer {
     ],
     cells: |look| {
         let kind = look.at("spec.paramKind");
-        let kind = if kind.is_object() { format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind")) } else { "<unset>".to_owned() };
+        let kind = if kind.is_object() {
+            format!("{}/{}", text(kind, "apiVersion"), text(kind, "kind"))
+        } else {
+            "<unset>".to_owned()
+        };
         vec![look.name(), json!(look.count("spec.validations")), json!(kind), look.age()]
     },
 };

@@ -67,7 +67,8 @@ fn summarise(look: &Look<'_>) -> Summary {
     let mut summary = Summary {
         reason: if gated { "SchedulingGated" } else { or(look.text("status.reason"), phase) }.to_owned(),
         ready: 0,
-        total: look.count("spec.containers") + look.items("spec.initContainers").iter().filter(|init| is_sidecar(init)).count(),
+        total: look.count("spec.containers")
+            + look.items("spec.initContainers").iter().filter(|init| is_sidecar(init)).count(),
         restarts: 0,
         last_restart: String::new(),
     };
@@ -197,7 +198,13 @@ pub(super) static TEMPLATE: Printer = Printer {
     ],
     cells: |look| {
         let join = |field: &str| -> Value {
-            json!(items(look.object, "template.spec.containers").iter().map(|own| text(own, field)).collect::<Vec<_>>().join(","))
+            json!(
+                items(look.object, "template.spec.containers")
+                    .iter()
+                    .map(|own| text(own, field))
+                    .collect::<Vec<_>>()
+                    .join(",")
+            )
         };
         vec![look.name(), join("name"), join("image"), json!(super::look::labels(look.at("template.metadata.labels")))]
     },

@@ -6,7 +6,12 @@ use crate::schema::{resource, resources};
 const NOW: &str = "2024-06-01T00:00:00Z";
 
 fn options() -> RenderOptions {
-    RenderOptions { include: IncludeObject::Metadata, headers: true, now: NOW.parse().unwrap(), api_version: "meta.k8s.io/v1" }
+    RenderOptions {
+        include: IncludeObject::Metadata,
+        headers: true,
+        now: NOW.parse().unwrap(),
+        api_version: "meta.k8s.io/v1",
+    }
 }
 
 fn table(group: &str, version: &str, name: &str, mut object: Value, options: &RenderOptions) -> Value {
@@ -21,9 +26,11 @@ fn table(group: &str, version: &str, name: &str, mut object: Value, options: &Re
 #[track_caller]
 fn check(group: &str, name: &str, object: Value, expected: &[(&str, Value)]) {
     let table = table(group, "v1", name, object, &options());
-    let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|own| own["name"].as_str().unwrap()).collect();
+    let columns: Vec<&str> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|own| own["name"].as_str().unwrap()).collect();
     for (column, cell) in expected {
-        let index = columns.iter().position(|own| own == column).unwrap_or_else(|| panic!("no column {column} in {columns:?}"));
+        let index =
+            columns.iter().position(|own| own == column).unwrap_or_else(|| panic!("no column {column} in {columns:?}"));
         assert_eq!(&table["rows"][0]["cells"][index], cell, "{column}");
     }
 }
@@ -35,7 +42,12 @@ fn check_pod(status: Value, expected: [&str; 3]) {
                  "initContainers": [{"name": "i"}, {"name": "s", "restartPolicy": "Always"}]},
         "status": status});
     let [ready, status, restarts] = expected;
-    check("", "pods", object, &[("Ready", json!(ready)), ("Status", json!(status)), ("Restarts", json!(restarts)), ("Age", json!("5m"))]);
+    check(
+        "",
+        "pods",
+        object,
+        &[("Ready", json!(ready)), ("Status", json!(status)), ("Restarts", json!(restarts)), ("Age", json!("5m"))],
+    );
 }
 
 #[test]
@@ -82,9 +94,7 @@ fn pods_say_what_they_are_doing() {
 
 #[test]
 fn a_deleted_pod_is_terminating_unless_its_node_is_lost() {
-    let pod = |status: Value| {
-        json!({"metadata": {"name": "p", "deletionTimestamp": NOW}, "spec": {"containers": [{"name": "a"}]}, "status": status})
-    };
+    let pod = |status: Value| json!({"metadata": {"name": "p", "deletionTimestamp": NOW}, "spec": {"containers": [{"name": "a"}]}, "status": status});
     check("", "pods", pod(json!({"phase": "Running"})), &[("Status", json!("Terminating"))]);
     check("", "pods", pod(json!({"phase": "Failed", "reason": "Evicted"})), &[("Status", json!("Evicted"))]);
     check("", "pods", pod(json!({"phase": "Running", "reason": "NodeLost"})), &[("Status", json!("Unknown"))]);
@@ -101,8 +111,15 @@ fn workloads_and_nodes_show_what_kubectl_shows() {
                "spec": {"replicas": 3, "selector": {"matchLabels": {"b": "2", "a": "1"}, "matchExpressions": [{"key": "c", "operator": "In", "values": ["x", "y"]}]},
                         "template": {"spec": {"containers": [{"name": "c", "image": "i"}, {"name": "d", "image": "j"}]}}},
                "status": {"readyReplicas": 2, "updatedReplicas": 3, "availableReplicas": 1}}),
-        &[("Ready", json!("2/3")), ("Up-to-date", json!(3)), ("Available", json!(1)), ("Age", json!("<unknown>")),
-          ("Containers", json!("c,d")), ("Images", json!("i,j")), ("Selector", json!("a=1,b=2,c in (x,y)"))],
+        &[
+            ("Ready", json!("2/3")),
+            ("Up-to-date", json!(3)),
+            ("Available", json!(1)),
+            ("Age", json!("<unknown>")),
+            ("Containers", json!("c,d")),
+            ("Images", json!("i,j")),
+            ("Selector", json!("a=1,b=2,c in (x,y)")),
+        ],
     );
     check(
         "",
@@ -111,8 +128,14 @@ fn workloads_and_nodes_show_what_kubectl_shows() {
                "spec": {"unschedulable": true},
                "status": {"conditions": [{"type": "Ready", "status": "Unknown"}], "addresses": [{"type": "InternalIP", "address": "10.0.0.1"}],
                           "nodeInfo": {"kubeletVersion": "v1.35.0"}}}),
-        &[("Status", json!("NotReady,SchedulingDisabled")), ("Roles", json!("control-plane,worker")), ("Version", json!("v1.35.0")),
-          ("Internal-IP", json!("10.0.0.1")), ("External-IP", json!("<none>")), ("OS-Image", json!("<unknown>"))],
+        &[
+            ("Status", json!("NotReady,SchedulingDisabled")),
+            ("Roles", json!("control-plane,worker")),
+            ("Version", json!("v1.35.0")),
+            ("Internal-IP", json!("10.0.0.1")),
+            ("External-IP", json!("<none>")),
+            ("OS-Image", json!("<unknown>")),
+        ],
     );
     check(
         "batch",
@@ -129,14 +152,25 @@ fn services_show_where_they_are_reached() {
     check(
         "",
         "services",
-        service(json!({"type": "NodePort", "clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}), json!({})),
-        &[("Cluster-IP", json!("10.96.0.1")), ("External-IP", json!("<none>")), ("Port(s)", json!("80:30080/TCP,53/UDP")), ("Selector", json!("<none>"))],
+        service(
+            json!({"type": "NodePort", "clusterIP": "10.96.0.1", "ports": [{"port": 80, "nodePort": 30080, "protocol": "TCP"}, {"port": 53, "protocol": "UDP"}]}),
+            json!({}),
+        ),
+        &[
+            ("Cluster-IP", json!("10.96.0.1")),
+            ("External-IP", json!("<none>")),
+            ("Port(s)", json!("80:30080/TCP,53/UDP")),
+            ("Selector", json!("<none>")),
+        ],
     );
     check("", "services", service(json!({"type": "LoadBalancer"}), json!({})), &[("External-IP", json!("<pending>"))]);
     check(
         "",
         "services",
-        service(json!({"type": "LoadBalancer", "externalIPs": ["2.2.2.2"]}), json!({"loadBalancer": {"ingress": [{"hostname": "lb"}]}})),
+        service(
+            json!({"type": "LoadBalancer", "externalIPs": ["2.2.2.2"]}),
+            json!({"loadBalancer": {"ingress": [{"hostname": "lb"}]}}),
+        ),
         &[("External-IP", json!("lb,2.2.2.2"))],
     );
     let addresses: Vec<Value> = (1..6).map(|last| json!({"ip": format!("10.0.0.{last}")})).collect();
@@ -150,7 +184,8 @@ fn services_show_where_they_are_reached() {
 
 #[test]
 fn events_of_both_groups_read_the_same() {
-    let expected = [("Last Seen", json!("30s")), ("Object", json!("pod/p")), ("Message", json!("hello")), ("Count", json!(2))];
+    let expected =
+        [("Last Seen", json!("30s")), ("Object", json!("pod/p")), ("Message", json!("hello")), ("Count", json!(2))];
     check(
         "",
         "events",

@@ -64,7 +64,11 @@ impl Cluster {
 
     /// Writes a certificate for a client; its files are `<stem>.crt` and `<stem>.key`.
     pub(crate) fn client_certificate(&self, stem: &str, user: &str, groups: &[&str]) {
-        issue(self.folder.path(), stem, groups.iter().fold(Profile::new(user).client(), |profile, group| profile.organization(group)));
+        issue(
+            self.folder.path(),
+            stem,
+            groups.iter().fold(Profile::new(user).client(), |profile, group| profile.organization(group)),
+        );
     }
 
     /// Runs kubectl as the holder of a certificate; `input` is its standard input.
@@ -110,7 +114,8 @@ impl Cluster {
         let ca = TlsFiles { cert: self.path("admin.crt"), key: self.path("admin.key"), ca: self.path("ca.crt") };
         let config = match stem {
             Some(stem) => {
-                let files = TlsFiles { cert: self.path(&format!("{stem}.crt")), key: self.path(&format!("{stem}.key")), ..ca };
+                let files =
+                    TlsFiles { cert: self.path(&format!("{stem}.crt")), key: self.path(&format!("{stem}.key")), ..ca };
                 tls::client_config(&files, &["http/1.1"]).expect("the files make an identity")
             }
             None => {
@@ -125,14 +130,20 @@ impl Cluster {
         };
         let stream = tokio::net::TcpStream::connect(self.server.address()).await.expect("the server accepts");
         let name = rustls::pki_types::ServerName::IpAddress(Ipv4Addr::LOCALHOST.into());
-        let stream = tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("the handshake succeeds");
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream)).await.expect("the connection works");
+        let stream =
+            tokio_rustls::TlsConnector::from(config).connect(name, stream).await.expect("the handshake succeeds");
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(hyper_util::rt::TokioIo::new(stream))
+            .await
+            .expect("the connection works");
         tokio::spawn(connection);
         let response = sender.send_request(request).await.expect("the server answers");
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.expect("the answer is complete").to_bytes();
-        Answer { code: parts.status.as_u16(), headers: parts.headers, text: String::from_utf8_lossy(&bytes).into_owned() }
+        Answer {
+            code: parts.status.as_u16(),
+            headers: parts.headers,
+            text: String::from_utf8_lossy(&bytes).into_owned(),
+        }
     }
 
     /// As [`Cluster::send`], for a GET without a body.
@@ -155,7 +166,11 @@ impl Cluster {
 fn pki(folder: &Path) {
     let serving = Profile::new("kube-apiserver").server().dns("localhost").address(Ipv4Addr::LOCALHOST.into());
     issue(folder, "apiserver", serving);
-    issue(folder, "apiserver-kubelet-client", Profile::new("kube-apiserver-kubelet-client").organization("system:masters").client());
+    issue(
+        folder,
+        "apiserver-kubelet-client",
+        Profile::new("kube-apiserver-kubelet-client").organization("system:masters").client(),
+    );
     issue(folder, "admin", Profile::new("kubernetes-admin").organization("system:masters").client());
     // An authority is a P-256 pair with a certificate: all that is needed of it here.
     Authority::load_or_create(folder, "sa", "sa").expect("a key pair can be made");

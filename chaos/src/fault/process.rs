@@ -20,5 +20,6 @@ pub fn exists(pid: u32) -> bool {
 }
 
 fn send(pid: u32, signal: Signal) -> Result<()> {
-    signal::kill(Pid::from_raw(pid.cast_signed()), signal).with_context(|| format!("cannot send {signal} to process {pid}"))
+    signal::kill(Pid::from_raw(pid.cast_signed()), signal)
+        .with_context(|| format!("cannot send {signal} to process {pid}"))
 }

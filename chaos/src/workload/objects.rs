@@ -49,7 +49,8 @@ impl Objects {
     /// # Errors
     /// With the last attempt's error, once the deadline has passed.
     pub async fn create(&self, name: &str, value: &str, deadline: Instant) -> Result<Acknowledged> {
-        let object = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}});
+        let object =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"value": value}});
         let path = "/api/v1/namespaces/default/configmaps";
         loop {
             let last = match self.attempt(http::Method::POST, path, Some(&object)).await {

@@ -103,10 +103,13 @@ impl Controller {
                 () = cancel.cancelled() => return,
                 outcome = reconcile => outcome,
             };
-            self.settle(&key, outcome.unwrap_or_else(|_| {
-                metrics::counter!("controller_reconcile_panics_total", "controller" => self.name).increment(1);
-                Err(Status::internal("the reconcile panicked"))
-            }));
+            self.settle(
+                &key,
+                outcome.unwrap_or_else(|_| {
+                    metrics::counter!("controller_reconcile_panics_total", "controller" => self.name).increment(1);
+                    Err(Status::internal("the reconcile panicked"))
+                }),
+            );
             self.queue.done(&key);
         }
     }

@@ -17,9 +17,7 @@ use quorate_proto::object::Object;
 use quorate_proto::status::{Status, StatusCause, StatusDetails};
 use serde_json::{Map, Value, json};
 
-use crate::client::{
-    Client, DeleteOptions, ListOptions, ObjectList, Patch, Result, WatchEvent, WriteOptions,
-};
+use crate::client::{Client, DeleteOptions, ListOptions, ObjectList, Patch, Result, WatchEvent, WriteOptions};
 
 /// A server on the same network accepts within that time or is down.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -54,12 +52,10 @@ impl HttpClient {
     /// # Errors
     /// When the file, or the certificates it names, cannot be read or parsed.
     pub async fn from_kubeconfig(path: &Path) -> std::result::Result<Self, ConnectError> {
-        let unusable =
-            |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
+        let unusable = |source| ConnectError::Kubeconfig { path: path.to_owned(), source: Box::new(source) };
         let kubeconfig = Kubeconfig::read_from(path).map_err(unusable)?;
-        let mut config = kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-            .await
-            .map_err(unusable)?;
+        let mut config =
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default()).await.map_err(unusable)?;
         config.connect_timeout = Some(CONNECT_TIMEOUT);
         // Whoever calls has a queue with its own backoff; a second one below hides errors.
         config.default_retry = false;
@@ -73,7 +69,8 @@ impl HttpClient {
             Ok(answer) => answer.map_err(to_status)?,
             Err(_) => return Err(Status::failure(504, "Timeout", "the server did not answer in time")),
         };
-        serde_json::from_str(&text).map_err(|error| Status::internal(format!("the server's answer does not parse: {error}")))
+        serde_json::from_str(&text)
+            .map_err(|error| Status::internal(format!("the server's answer does not parse: {error}")))
     }
 
     async fn call_for_object(&self, request: Request<Vec<u8>>) -> Result<Arc<Object>> {

@@ -65,7 +65,8 @@ impl Manager {
                 reigning.reopen();
                 manager.informers.refresh();
                 for controller in &manager.controllers {
-                    let reign = Reign::new(fence, Arc::clone(&manager.client), &manager.events.component(controller.name()));
+                    let reign =
+                        Reign::new(fence, Arc::clone(&manager.client), &manager.events.component(controller.name()));
                     let (controller, reign_over) = (Arc::clone(controller), reign_over.clone());
                     reigning.spawn(async move { controller.act(reign, reign_over).await });
                 }

@@ -111,8 +111,7 @@ mod tests {
             deletion_timestamp: owner_dies.then(time).flatten(),
             ..ObjectMeta::default()
         };
-        let mut object =
-            ObjectMeta { deletion_timestamp: object_dies.then(time).flatten(), ..ObjectMeta::default() };
+        let mut object = ObjectMeta { deletion_timestamp: object_dies.then(time).flatten(), ..ObjectMeta::default() };
         if matches {
             object.labels.insert("app".to_owned(), "web".to_owned());
         }

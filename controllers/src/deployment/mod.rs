@@ -57,13 +57,7 @@ pub(crate) fn register(manager: &mut Manager, _config: &Config) {
     sets.on_change(move |change| handler.set_changed(change));
     let handler = Arc::clone(&reconciler);
     pods.on_change(move |change| handler.pod_changed(change));
-    manager.add(Controller::new(
-        "deployment-controller",
-        queue,
-        WORKERS,
-        reconciler,
-        vec![deployments, sets, pods],
-    ));
+    manager.add(Controller::new("deployment-controller", queue, WORKERS, reconciler, vec![deployments, sets, pods]));
 }
 
 struct Deployments {
@@ -158,12 +152,7 @@ impl Deployments {
         if rollout.is_recreated() { rollout.recreate(&self.pods).await } else { rollout.roll().await }
     }
 
-    async fn claim_sets(
-        &self,
-        reign: &Reign,
-        deployment: &Arc<Object>,
-        selector: &LabelSelector,
-    ) -> Result<Vec<Set>> {
+    async fn claim_sets(&self, reign: &Reign, deployment: &Arc<Object>, selector: &LabelSelector) -> Result<Vec<Set>> {
         let (resource, own) = (resources::replica_sets(), resources::deployments());
         let client = reign.client.as_ref();
         let mut candidates = self.sets.owned_by(&deployment.meta().uid);
@@ -451,8 +440,7 @@ impl Rollout<'_> {
         for (name, to) in resizes {
             let Some(set) = self.sets.iter().find(|set| set.object.meta().name == name).cloned() else { continue };
             let from = set.replicas();
-            let is_noted =
-                annotations.iter().all(|(key, value)| set.object.meta().annotations.get(key) == Some(value));
+            let is_noted = annotations.iter().all(|(key, value)| set.object.meta().annotations.get(key) == Some(value));
             if from == to && is_noted {
                 continue;
             }

@@ -90,8 +90,10 @@ mod tests {
     use super::*;
 
     fn template(image: &str, labels: serde_json::Value) -> PodTemplateSpec {
-        serde_json::from_value(json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": image}]}}))
-            .unwrap()
+        serde_json::from_value(
+            json!({"metadata": {"labels": labels}, "spec": {"containers": [{"name": "c", "image": image}]}}),
+        )
+        .unwrap()
     }
 
     fn annotations(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {

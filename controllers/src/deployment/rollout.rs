@@ -193,7 +193,11 @@ fn share(goal: Goal, size: &Size, to_add: i32, added: i32) -> i32 {
 
 fn changed(before: &[Size], after: Vec<Size>) -> Vec<Resize> {
     let was = |name: &str| before.iter().find(|size| size.name == name).map(|size| size.replicas);
-    after.into_iter().filter(|size| was(&size.name) != Some(size.replicas)).map(|size| (size.name, size.replicas)).collect()
+    after
+        .into_iter()
+        .filter(|size| was(&size.name) != Some(size.replicas))
+        .map(|size| (size.name, size.replicas))
+        .collect()
 }
 
 fn sum(sizes: &[Size], amount: impl Fn(&Size) -> i32) -> i32 {
@@ -317,9 +321,7 @@ mod tests {
 
     #[test]
     fn percentages_round_towards_progress() {
-        let rolling = |surge: Value, unavailable: Value| {
-            json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}})
-        };
+        let rolling = |surge: Value, unavailable: Value| json!({"type": "RollingUpdate", "rollingUpdate": {"maxSurge": surge, "maxUnavailable": unavailable}});
         check_goal(json!({"replicas": 3}), goal(3, 1, 0));
         check_goal(json!({"replicas": 10, "strategy": rolling(json!("25%"), json!("25%"))}), goal(10, 3, 2));
         check_goal(json!({"replicas": 2, "strategy": rolling(json!(0), json!("10%"))}), goal(2, 0, 1));

@@ -16,7 +16,12 @@ pub(super) struct Progress<'a> {
 }
 
 /// The counts of all sets, and the conditions that follow from them alone.
-pub(super) fn counts(view: &Deployment, progress: Progress<'_>, all: &[&ReplicaSet], at: Timestamp) -> DeploymentStatus {
+pub(super) fn counts(
+    view: &Deployment,
+    progress: Progress<'_>,
+    all: &[&ReplicaSet],
+    at: Timestamp,
+) -> DeploymentStatus {
     let goal = Goal::of(view);
     let sum = |amount: &dyn Fn(&ReplicaSet) -> i32| all.iter().map(|set| amount(set)).sum::<i32>();
     let of_status = |amount: fn(&k8s_openapi::api::apps::v1::ReplicaSetStatus) -> Option<i32>| {
@@ -86,7 +91,9 @@ pub(super) fn judge(
         }
     }
     conditions.retain(|condition| condition.type_ != "ReplicaFailure");
-    let failure = failures.iter().flat_map(|failing| failing.status.as_ref()?.conditions.as_ref()?.iter().find(|one| one.type_ == "ReplicaFailure"));
+    let failure = failures.iter().flat_map(|failing| {
+        failing.status.as_ref()?.conditions.as_ref()?.iter().find(|one| one.type_ == "ReplicaFailure")
+    });
     if let Some(failure) = failure.into_iter().next() {
         conditions.push(DeploymentCondition {
             type_: failure.type_.clone(),
@@ -241,7 +248,14 @@ mod tests {
     }
 
     /// One reconcile's status, written on top of the last.
-    fn next(replicas: i32, paused: bool, last: &DeploymentStatus, new: &ReplicaSet, old: &ReplicaSet, seconds: i64) -> DeploymentStatus {
+    fn next(
+        replicas: i32,
+        paused: bool,
+        last: &DeploymentStatus,
+        new: &ReplicaSet,
+        old: &ReplicaSet,
+        seconds: i64,
+    ) -> DeploymentStatus {
         let view = deployment(replicas, paused, last);
         let mut conditions = last.conditions.clone().unwrap_or_default();
         note_pause(&view, &mut conditions, at(seconds));

@@ -162,7 +162,8 @@ impl EndpointSlices {
                 if is_namespace_terminating(&error) {
                     return Ok(());
                 }
-                let message = format!("Error updating Endpoint Slices for Service {}: {}", service.meta().key(), error.message);
+                let message =
+                    format!("Error updating Endpoint Slices for Service {}: {}", service.meta().key(), error.message);
                 reign.events.warning(service, "FailedToUpdateEndpointSlices", message);
                 return Err(error);
             }
@@ -239,15 +240,17 @@ fn groups(
 fn ip_of<'a>(pod: &'a Pod, address_type: &str) -> Option<&'a str> {
     let status = pod.status.as_ref()?;
     let listed = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str());
-    listed
-        .chain(status.pod_ip.as_deref())
-        .find(|ip| !ip.is_empty() && ip.contains(':') == (address_type == "IPv6"))
+    listed.chain(status.pod_ip.as_deref()).find(|ip| !ip.is_empty() && ip.contains(':') == (address_type == "IPv6"))
 }
 
 fn labels(service: &Object, view: &Service) -> BTreeMap<String, String> {
     let meta = service.meta();
-    let mut labels: BTreeMap<String, String> =
-        meta.labels.iter().filter(|(key, _)| !is_reserved(key)).map(|(key, value)| (key.clone(), value.clone())).collect();
+    let mut labels: BTreeMap<String, String> = meta
+        .labels
+        .iter()
+        .filter(|(key, _)| !is_reserved(key))
+        .map(|(key, value)| (key.clone(), value.clone()))
+        .collect();
     labels.insert(SERVICE_NAME.to_owned(), meta.name.clone());
     labels.insert(MANAGED_BY.0.to_owned(), MANAGED_BY.1.to_owned());
     if is_headless(view) {
@@ -326,7 +329,10 @@ mod tests {
         let pods = parse(&[pod("a", "10.0.0.1", true), pod("b", "10.0.0.2", false), leaving, finished]);
         let groups = groups(&web, &pods, &address_types(&web), |node| Some(format!("zone-of-{node}")));
         let (group, endpoints) = groups.first_key_value().unwrap();
-        assert_eq!((group.address_type.as_str(), group.ports[0].name.as_str(), group.ports[0].port), ("IPv4", "web", 8080));
+        assert_eq!(
+            (group.address_type.as_str(), group.ports[0].name.as_str(), group.ports[0].port),
+            ("IPv4", "web", 8080)
+        );
         let told: Vec<_> = endpoints
             .iter()
             .map(|endpoint| {

@@ -72,7 +72,8 @@ fn spread<'a>(
     plan: &mut Plan,
     spare: &mut Vec<&'a String>,
 ) {
-    let mut missing: BTreeMap<Key, Endpoint> = endpoints.into_iter().map(|endpoint| (key(&endpoint), endpoint)).collect();
+    let mut missing: BTreeMap<Key, Endpoint> =
+        endpoints.into_iter().map(|endpoint| (key(&endpoint), endpoint)).collect();
     // What stands in a slice stays there, in its newest form.
     let mut kept: Vec<(&'a String, &Slice, Vec<Endpoint>)> = mine
         .iter()
@@ -132,9 +133,7 @@ mod tests {
     }
 
     fn endpoints(range: std::ops::Range<usize>) -> Vec<Endpoint> {
-        range
-            .map(|index| Endpoint { addresses: vec![format!("10.0.0.{index:04}")], ..Endpoint::default() })
-            .collect()
+        range.map(|index| Endpoint { addresses: vec![format!("10.0.0.{index:04}")], ..Endpoint::default() }).collect()
     }
 
     fn slice(port: i32, range: std::ops::Range<usize>) -> Slice {

@@ -169,7 +169,8 @@ impl Graph {
             return Action::Nothing;
         }
         let state = |owner: &OwnerReference| self.owner_state(node, &owner.uid).unwrap_or_else(|| owner_state(owner));
-        let states: Vec<(&OwnerReference, OwnerState)> = node.owners.iter().map(|owner| (owner, state(owner))).collect();
+        let states: Vec<(&OwnerReference, OwnerState)> =
+            node.owners.iter().map(|owner| (owner, state(owner))).collect();
         let lost: Vec<String> = states
             .iter()
             .filter(|(_, state)| *state != OwnerState::Present)
@@ -279,11 +280,7 @@ mod tests {
     fn orphans_are_freed_before_their_owner_goes() {
         let orphaning = Node { is_terminating: true, orphans: true, ..node(&[]) };
         let dependents = vec!["d".to_owned(), "e".to_owned()];
-        check(
-            &[("o", orphaning), ("d", node(&["o"])), ("e", node(&["o"]))],
-            "o",
-            Action::OrphanDependents(dependents),
-        );
+        check(&[("o", orphaning), ("d", node(&["o"])), ("e", node(&["o"]))], "o", Action::OrphanDependents(dependents));
     }
 
     #[test]

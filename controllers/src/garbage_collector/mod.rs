@@ -83,8 +83,7 @@ impl Collector {
     async fn collect(&self, client: &dyn Client, uid: &str) -> Result<()> {
         let Some(node) = self.graph().node(uid).cloned() else { return Ok(()) };
         let absent = self.look_up_owners(client, &node).await?;
-        let action =
-            self.graph().decide(uid, |owner| absent.get(&owner.uid).copied().unwrap_or(OwnerState::Present));
+        let action = self.graph().decide(uid, |owner| absent.get(&owner.uid).copied().unwrap_or(OwnerState::Present));
         match action {
             Action::Nothing => Ok(()),
             Action::OrphanDependents(dependents) => self.orphan(client, uid, &node, dependents).await,

@@ -54,11 +54,7 @@ struct State {
 
 impl World {
     pub(crate) fn new() -> Self {
-        let shared = Shared {
-            state: Mutex::default(),
-            revision: watch::Sender::new(0),
-            fence: Mutex::new(None),
-        };
+        let shared = Shared { state: Mutex::default(), revision: watch::Sender::new(0), fence: Mutex::new(None) };
         Self { shared: Arc::new(shared), lag: None }
     }
 
@@ -235,7 +231,12 @@ impl Client for World {
                 loop {
                     signal.borrow_and_update();
                     let is_next = |entry: &&Entry| entry.revision > seen && entry.resource == resource;
-                    let next = world.state().log.iter().find(is_next).map(|entry| (entry.revision, entry.event.clone(), entry.at));
+                    let next = world
+                        .state()
+                        .log
+                        .iter()
+                        .find(is_next)
+                        .map(|entry| (entry.revision, entry.event.clone(), entry.at));
                     if let Some((revision, event, at)) = next {
                         tokio::time::sleep_until(at + lag).await;
                         return Some((Ok(event), (signal, revision)));
@@ -289,8 +290,7 @@ impl Client for World {
         object: Value,
         options: WriteOptions,
     ) -> BoxFuture<'a, Result<Arc<Object>>> {
-        let updated =
-            self.write(&options, |state| state.replace(key(resource, namespace, name), object, subresource));
+        let updated = self.write(&options, |state| state.replace(key(resource, namespace, name), object, subresource));
         Box::pin(async move { updated })
     }
 

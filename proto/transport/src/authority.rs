@@ -157,7 +157,11 @@ impl Authority {
             leaf.subject().iter_organization().filter_map(|name| name.as_str().ok()).collect();
         let left = leaf.validity().not_after.timestamp() - OffsetDateTime::now_utc().unix_timestamp();
         leaf.verify_signature(Some(authority.public_key())).is_ok()
-            && leaf.subject().iter_common_name().filter_map(|name| name.as_str().ok()).eq([profile.common_name.as_str()])
+            && leaf
+                .subject()
+                .iter_common_name()
+                .filter_map(|name| name.as_str().ok())
+                .eq([profile.common_name.as_str()])
             && organizations.iter().eq(profile.organizations.iter())
             && wanted == held
             && left > Duration::days(RENEW_BEFORE_DAYS).whole_seconds()
@@ -179,7 +183,8 @@ impl Profile {
             params.extended_key_usages.push(ExtendedKeyUsagePurpose::ClientAuth);
         }
         let dns = self.dns.iter().map(|name| SanType::DnsName(name.as_str().try_into().expect("DNS names are ASCII")));
-        params.subject_alt_names = dns.chain(self.addresses.iter().map(|address| SanType::IpAddress(*address))).collect();
+        params.subject_alt_names =
+            dns.chain(self.addresses.iter().map(|address| SanType::IpAddress(*address))).collect();
         params
     }
 

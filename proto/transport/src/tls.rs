@@ -65,9 +65,9 @@ pub fn server_config(files: &TlsFiles, client_auth: ClientAuth, alpn: &[&str]) -
         ClientAuth::None => builder.with_no_client_auth(),
         ClientAuth::Required | ClientAuth::Optional => {
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(&files.ca)?), provider());
-            let verifier = if client_auth == ClientAuth::Optional { verifier.allow_unauthenticated() } else { verifier };
             let verifier =
-                verifier.build().map_err(|source| TlsError::Verifier { path: files.ca.clone(), source })?;
+                if client_auth == ClientAuth::Optional { verifier.allow_unauthenticated() } else { verifier };
+            let verifier = verifier.build().map_err(|source| TlsError::Verifier { path: files.ca.clone(), source })?;
             builder.with_client_cert_verifier(verifier)
         }
     };

@@ -45,7 +45,12 @@ fn fields(
     Ok(())
 }
 
-fn read_field(field: &'static Field, raw: Raw<'_>, object: &mut Map<String, Value>, depth: usize) -> Result<(), Malformed> {
+fn read_field(
+    field: &'static Field,
+    raw: Raw<'_>,
+    object: &mut Map<String, Value>,
+    depth: usize,
+) -> Result<(), Malformed> {
     match field.kind {
         Kind::List(inner) => {
             let list = object.entry(field.name).or_insert_with(|| Value::Array(Vec::new()));

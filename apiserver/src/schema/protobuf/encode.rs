@@ -44,7 +44,9 @@ fn level(present: Vec<(&[u32], &'static Field, &Value)>) -> Writer {
 
 fn write_field(writer: &mut Writer, tag: u32, field: &Field, value: &Value) {
     match (field.kind, value) {
-        (Kind::List(inner), Value::Array(items)) => items.iter().for_each(|item| write_value(writer, tag, *inner, item)),
+        (Kind::List(inner), Value::Array(items)) => {
+            items.iter().for_each(|item| write_value(writer, tag, *inner, item))
+        }
         (Kind::Map(inner), Value::Object(entries)) => {
             let sorted: BTreeMap<&String, &Value> = entries.iter().collect();
             for (name, entry) in sorted {

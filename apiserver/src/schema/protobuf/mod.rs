@@ -25,7 +25,8 @@ const MAGIC: &[u8] = b"k8s\0";
 /// # Errors
 /// 400 when the bytes are malformed or of a kind that has no protobuf form.
 pub fn decode_protobuf(bytes: &[u8]) -> Result<Value, Status> {
-    let refuse = |error: Malformed| Status::bad_request(format!("the body of the request is not valid protobuf: {error}"));
+    let refuse =
+        |error: Malformed| Status::bad_request(format!("the body of the request is not valid protobuf: {error}"));
     let Some(envelope) = bytes.strip_prefix(MAGIC) else {
         return Err(Status::bad_request(
             "provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]",

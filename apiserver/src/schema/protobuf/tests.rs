@@ -31,15 +31,23 @@ fn objects_survive_the_way_there_and_back() {
         },
         "status": {},
     }));
-    check(json!({"kind": "Secret", "apiVersion": "v1", "metadata": {}, "data": {"a": "aGVsbG8=", "b": ""}, "type": "Opaque"}));
+    check(
+        json!({"kind": "Secret", "apiVersion": "v1", "metadata": {}, "data": {"a": "aGVsbG8=", "b": ""}, "type": "Opaque"}),
+    );
     check(json!({"kind": "Lease", "apiVersion": "coordination.k8s.io/v1", "metadata": {},
                  "spec": {"renewTime": "2024-01-02T03:04:05.123456Z", "leaseTransitions": 0}}));
-    check(json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {"token": "t"},
-                 "status": {"user": {"extra": {"x": ["1", "2"], "y": []}}}}));
-    check(json!({"kind": "ControllerRevision", "apiVersion": "apps/v1", "metadata": {}, "data": {"spec": {"a": null}}, "revision": 3}));
-    check(json!({"kind": "ValidatingWebhookConfiguration", "apiVersion": "admissionregistration.k8s.io/v1", "metadata": {},
+    check(
+        json!({"kind": "TokenReview", "apiVersion": "authentication.k8s.io/v1", "metadata": {}, "spec": {"token": "t"},
+                 "status": {"user": {"extra": {"x": ["1", "2"], "y": []}}}}),
+    );
+    check(
+        json!({"kind": "ControllerRevision", "apiVersion": "apps/v1", "metadata": {}, "data": {"spec": {"a": null}}, "revision": 3}),
+    );
+    check(
+        json!({"kind": "ValidatingWebhookConfiguration", "apiVersion": "admissionregistration.k8s.io/v1", "metadata": {},
                  "webhooks": [{"name": "w", "admissionReviewVersions": ["v1"], "clientConfig": {"url": "u"}, "sideEffects": "None",
-                               "rules": [{"operations": ["*"], "apiGroups": [""], "resources": ["pods"]}]}]}));
+                               "rules": [{"operations": ["*"], "apiGroups": [""], "resources": ["pods"]}]}]}),
+    );
     check(json!({"kind": "CustomResourceDefinition", "apiVersion": "apiextensions.k8s.io/v1", "metadata": {},
                  "spec": {"group": "g", "scope": "Cluster", "names": {"kind": "K", "plural": "ks"},
                           "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
@@ -128,6 +136,7 @@ fn nesting_is_bounded() {
             break;
         }
     }
-    let own = crate::schema::type_named("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap();
+    let own =
+        crate::schema::type_named("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps").unwrap();
     assert_eq!(decode::message(own, &schema.into_bytes()).unwrap_err(), Malformed::Depth);
 }

@@ -81,7 +81,10 @@ pub(super) fn keeps(field: &Field, value: &Value) -> bool {
         Value::Number(number) => number.as_f64() == Some(0.0),
         _ => false,
     };
-    !zero || field.required || matches!(field.kind, Kind::Quantity | Kind::SchemaOrBool) || MEANINGFUL.binary_search(&field.name).is_ok()
+    !zero
+        || field.required
+        || matches!(field.kind, Kind::Quantity | Kind::SchemaOrBool)
+        || MEANINGFUL.binary_search(&field.name).is_ok()
 }
 
 #[cfg(test)]

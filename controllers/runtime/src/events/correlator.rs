@@ -91,8 +91,7 @@ impl Correlator {
     }
 
     fn may_say(&mut self, component: &str, about: &Reference, now: Timestamp) -> bool {
-        let (tokens, at) =
-            self.allowance.entry((component.to_owned(), about.clone())).or_insert((BURST, now));
+        let (tokens, at) = self.allowance.entry((component.to_owned(), about.clone())).or_insert((BURST, now));
         let earned = now.duration_since(*at).as_secs_f64().max(0.0) * REFILL_PER_SECOND;
         *tokens = (*tokens + earned).min(BURST);
         *at = now;

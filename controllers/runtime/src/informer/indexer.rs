@@ -190,10 +190,20 @@ mod tests {
     #[test]
     fn a_list_is_told_as_the_changes_it_reveals() {
         let mut index = Indexer::new(true);
-        for object in [pod("kept", "1", 1, None), pod("changed", "2", 2, None), pod("gone", "3", 3, None), pod("anew", "4", 4, None)] {
+        for object in [
+            pod("kept", "1", 1, None),
+            pod("changed", "2", 2, None),
+            pod("gone", "3", 3, None),
+            pod("anew", "4", 4, None),
+        ] {
             index.put(object);
         }
-        let list = vec![pod("kept", "1", 1, None), pod("changed", "2", 9, None), pod("anew", "5", 8, None), pod("added", "6", 7, None)];
+        let list = vec![
+            pod("kept", "1", 1, None),
+            pod("changed", "2", 9, None),
+            pod("anew", "5", 8, None),
+            pod("added", "6", 7, None),
+        ];
         let mut told: Vec<String> = index
             .replace(list)
             .iter()
