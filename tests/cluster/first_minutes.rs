@@ -5,8 +5,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use quorate_tests::{Kubectl, TestCluster, eventually, root};
+use quorate_tests::{Kubectl, TestCluster, eventually, report};
 use serde_json::Value;
+
+use crate::web::{self, running};
 
 /// The promise: from `kubectl apply` to the first Running container.
 const FIRST_CONTAINER: Duration = Duration::from_secs(10);
@@ -15,14 +17,13 @@ const FIRST_CONTAINER: Duration = Duration::from_secs(10);
 fn a_deployment_runs_and_obeys_kubectl() -> Result<()> {
     let mut test = TestCluster::start(3, 1)?;
     let kubectl = test.kubectl();
-    eventually("the node to be Ready", Duration::from_secs(30), || node_is_ready(&kubectl))?;
+    web::wait_for_node(&kubectl)?;
 
-    let example = root().join("examples/web.yaml");
-    let example = example.to_str().context("the path is text")?;
+    let example = web::manifest()?;
     let applied = Instant::now();
-    kubectl.run(&["apply", "-f", example])?;
+    kubectl.run(&["apply", "-f", &example])?;
     eventually("the first container to run", FIRST_CONTAINER, || Ok(running(&kubectl)?.into_iter().next()))?;
-    println!("kubectl apply to the first Running pod: {:.1} s", applied.elapsed().as_secs_f64());
+    report(&format!("kubectl apply to the first Running pod: {:.1} s", applied.elapsed().as_secs_f64()));
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
 
     looks_right(&kubectl)?;
@@ -31,26 +32,10 @@ fn a_deployment_runs_and_obeys_kubectl() -> Result<()> {
     changes(&kubectl)?;
     new_pods_after_a_kill(&test, &kubectl)?;
 
-    kubectl.run(&["delete", "-f", example, "--timeout=90s"])?;
+    kubectl.run(&["delete", "-f", &example, "--timeout=90s"])?;
     eventually("the pods to be gone", Duration::from_secs(60), || Ok(running(&kubectl)?.is_empty().then_some(())))?;
     test.cluster.stop()?;
     nothing_is_left(&test)
-}
-
-fn node_is_ready(kubectl: &Kubectl) -> Result<Option<()>> {
-    let node = kubectl.json(&["get", "node", "n1"])?;
-    let conditions = node["status"]["conditions"].as_array().context("conditions")?;
-    Ok(conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True").then_some(()))
-}
-
-/// The pods of the example whose containers run.
-fn running(kubectl: &Kubectl) -> Result<Vec<Value>> {
-    let pods = kubectl.json(&["get", "pods", "-l", "app=web"])?;
-    let pods = pods["items"].as_array().context("items")?.clone();
-    Ok(pods
-        .into_iter()
-        .filter(|pod| pod["status"]["phase"] == "Running" && pod["metadata"]["deletionTimestamp"].is_null())
-        .collect())
 }
 
 fn name(object: &Value) -> &str {
@@ -124,8 +109,17 @@ fn logs_and_exec(kubectl: &Kubectl) -> Result<()> {
 }
 
 fn changes(kubectl: &Kubectl) -> Result<()> {
+    let mut watch = kubectl
+        .command(&["get", "deployment/web", "--watch", "-o", "jsonpath={.status.readyReplicas} "])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
     kubectl.run(&["scale", "deployment/web", "--replicas=3"])?;
     eventually("three running pods", Duration::from_secs(30), || Ok((running(kubectl)?.len() == 3).then_some(())))?;
+    kubectl.run(&["rollout", "status", "deployment/web", "--timeout=60s"])?;
+    watch.kill().context("cannot end `kubectl get --watch`")?;
+    let watched = String::from_utf8_lossy(&watch.wait_with_output()?.stdout).into_owned();
+    ensure!(watched.starts_with("2 ") && watched.contains('3'), "`get --watch` showed {watched:?}");
     let image = "web=quorate.local/web:2";
     kubectl.run(&["set", "image", "deployment/web", image])?;
     kubectl.run(&["rollout", "status", "deployment/web", "--timeout=90s"])?;
@@ -155,7 +149,7 @@ fn new_pods_after_a_kill(test: &TestCluster, kubectl: &Kubectl) -> Result<()> {
         kubectl.run(&["scale", "deployment/web", "--replicas=5"]).map(Some)
     })?;
     eventually("five running pods", Duration::from_secs(30), || Ok((running(kubectl)?.len() == 5).then_some(())))?;
-    println!("kill -9 of the leading master to five Running pods: {:.1} s", killed.elapsed().as_secs_f64());
+    report(&format!("kill -9 of the leading master to five Running pods: {:.1} s", killed.elapsed().as_secs_f64()));
     Ok(())
 }
 

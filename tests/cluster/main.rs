@@ -4,3 +4,4 @@ mod bad_input;
 mod failover;
 mod first_minutes;
 mod store_clients;
+mod web;

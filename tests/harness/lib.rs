@@ -52,6 +52,13 @@ fn binary() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Tells whoever runs the tests a figure, also when the test passes and its output is not shown.
+pub fn report(text: &str) {
+    use std::io::Write;
+    // Not `println!`, which the test runner captures; a closed terminal is no failure.
+    let _ = writeln!(std::io::stderr(), "  {text}");
+}
+
 /// The project's root, for its examples.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root")
