@@ -33,6 +33,11 @@ const TURN: Duration = Duration::from_millis(15);
 /// How long the survivors are asked for their view.
 const AGREE_TIMEOUT: Duration = Duration::from_millis(100);
 
+/// How often the survivors are asked, and the wait in between. The first question to a
+/// member that came back lately meets a connection to its former process and is lost.
+const ATTEMPTS: u32 = 6;
+const ATTEMPT_WAIT: Duration = Duration::from_millis(50);
+
 /// A reign that has ended although its lease has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reign {
@@ -158,9 +163,15 @@ impl Presence {
         let own = self.peers.identity().member_id;
         let Some(turn) = turn(&view, own, peer) else { return };
         tokio::time::sleep(TURN * turn).await;
-        let view = self.raft.view();
-        if reign_of(&view) == Some(reign) && self.quorum_agrees(&view, reign).await {
-            self.raft.elect().await;
+        for _ in 0..ATTEMPTS {
+            let view = self.raft.view();
+            if reign_of(&view) != Some(reign) {
+                return;
+            }
+            if self.quorum_agrees(&view, reign).await {
+                self.raft.elect().await;
+            }
+            tokio::time::sleep(ATTEMPT_WAIT).await;
         }
     }
 
