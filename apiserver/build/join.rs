@@ -207,12 +207,14 @@ fn reference(schema: &Value) -> Option<&str> {
 pub(crate) fn to_openapi(definitions: &mut Map<String, Value>) {
     for schema in definitions.values_mut() {
         let has = |name: &str| schema["properties"].get(name).is_some();
-        if has("apiVersion") && has("kind") && has("metadata") {
-            if let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut) {
-                required.retain(|name| name != "metadata");
-                if required.is_empty() {
-                    schema.as_object_mut().expect("a schema is an object").remove("required");
-                }
+        if has("apiVersion")
+            && has("kind")
+            && has("metadata")
+            && let Some(required) = schema.get_mut("required").and_then(Value::as_array_mut)
+        {
+            required.retain(|name| name != "metadata");
+            if required.is_empty() {
+                schema.as_object_mut().expect("a schema is an object").remove("required");
             }
         }
         rewrite_references(schema);
@@ -238,10 +240,10 @@ pub(crate) fn to_openapi(definitions: &mut Map<String, Value>) {
 fn rewrite_references(value: &mut Value) {
     match value {
         Value::Object(fields) => {
-            if let Some(Value::String(target)) = fields.get_mut("$ref") {
-                if let Some(name) = target.strip_prefix("#/definitions/") {
-                    *target = format!("#/components/schemas/{name}");
-                }
+            if let Some(Value::String(target)) = fields.get_mut("$ref")
+                && let Some(name) = target.strip_prefix("#/definitions/")
+            {
+                *target = format!("#/components/schemas/{name}");
             }
             fields.values_mut().for_each(rewrite_references);
         }

@@ -99,10 +99,10 @@ impl Cluster {
         }
         self.up = Some(command.spawn().with_context(|| format!("cannot start {}", self.options.binary.display()))?);
         self.wait_for("every master to be ready", Duration::from_secs(60), |cluster| {
-            if let Some(up) = cluster.up.as_mut() {
-                if let Some(status) = up.try_wait()? {
-                    bail!("`quorate up` ended with {status}: {}", cluster.up_says());
-                }
+            if let Some(up) = cluster.up.as_mut()
+                && let Some(status) = up.try_wait()?
+            {
+                bail!("`quorate up` ended with {status}: {}", cluster.up_says());
             }
             Ok(cluster.up_says().contains(&format!("All {} masters ready", cluster.options.masters)).then_some(()))
         })

@@ -88,10 +88,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 
     supervise::shutdown_signal(arguments.lifeline).await?;
     tracing::info!("shutting down: leadership first, then requests, then the store");
-    if store.leadership().borrow().is_some() {
-        if let Err(error) = store.transfer_leadership().await {
-            tracing::info!(%error, "leadership stays here: nobody can take it");
-        }
+    if store.leadership().borrow().is_some()
+        && let Err(error) = store.transfer_leadership().await
+    {
+        tracing::info!(%error, "leadership stays here: nobody can take it");
     }
     stop.cancel();
     let _ = controllers.await;

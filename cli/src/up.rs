@@ -225,9 +225,7 @@ impl Cluster {
             }
             let failing: Vec<&Member<MasterPlace>> =
                 self.masters.iter().filter(|master| master.life.borrow().failures >= FAILURES_TO_GIVE_UP).collect();
-            if ready >= majority && ready + failing.len() == all
-                || ready >= majority && started.elapsed() > START_PATIENCE
-            {
+            if ready >= majority && (ready + failing.len() == all || started.elapsed() > START_PATIENCE) {
                 println!("Going on with {ready} of {all} masters; logs tell about the others");
                 self.tell_failures(&failing);
                 return Ok(());

@@ -257,10 +257,10 @@ impl ReplicaSets {
         }
         let mut crowd = HashMap::new();
         for pod in related.iter().flat_map(|uid| self.pods.owned_by(uid)) {
-            if let Ok(pod) = typed::<Pod>(&pod) {
-                if let Some(node) = node_of(&pod).filter(|_| pods::is_active(&pod)) {
-                    *crowd.entry(node.to_owned()).or_insert(0) += 1;
-                }
+            if let Ok(pod) = typed::<Pod>(&pod)
+                && let Some(node) = node_of(&pod).filter(|_| pods::is_active(&pod))
+            {
+                *crowd.entry(node.to_owned()).or_insert(0) += 1;
             }
         }
         crowd

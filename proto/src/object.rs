@@ -107,10 +107,10 @@ impl Object {
     /// # Errors
     /// When the JSON does not fit `K`.
     pub fn typed<K: DeserializeOwned + Send + Sync + 'static>(&self) -> Result<Arc<K>, serde_json::Error> {
-        if let Some(view) = self.typed.get() {
-            if let Ok(view) = Arc::clone(view).downcast::<K>() {
-                return Ok(view);
-            }
+        if let Some(view) = self.typed.get()
+            && let Ok(view) = Arc::clone(view).downcast::<K>()
+        {
+            return Ok(view);
         }
         let view: Arc<K> = Arc::new(serde_json::from_slice(&self.json)?);
         // A view of another type may have come first; then this one is not kept.

@@ -1,5 +1,7 @@
 //! Members that lose each other, their processes and their leaders.
 
+#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
+
 mod common;
 
 use std::io::{Read, Write};

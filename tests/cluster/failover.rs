@@ -16,9 +16,6 @@ const KILLS: usize = 10;
 /// The promise to users: a write through the endpoint succeeds within that.
 const WRITE_BUDGET: Duration = Duration::from_secs(1);
 
-/// One kill in ten may take that many times as long, for the machine is shared with other work.
-const SLACK: u32 = 2;
-
 /// How long a retried write may take in all before the test gives up on it.
 const WRITE_PATIENCE: Duration = Duration::from_secs(15);
 
@@ -64,9 +61,7 @@ async fn writes_and_pods_survive_the_loss_of_any_leader() -> Result<()> {
         let found = objects.get(&object.name, Instant::now() + WRITE_PATIENCE).await?;
         assert_eq!(&found, object, "what was acknowledged is there, at its revision");
     }
-    let (usual, slowest) =
-        (writes.quantile(0.9).context("at least one kill")?, writes.max().context("at least one kill")?);
-    ensure!(usual <= WRITE_BUDGET && slowest <= WRITE_BUDGET * SLACK, "writes came back too late: {writes}");
+    ensure!(writes.max().context("at least one kill")? <= WRITE_BUDGET, "writes came back too late: {writes}");
     everybody_caught_up(&mut test)?;
     test.cluster.stop()
 }

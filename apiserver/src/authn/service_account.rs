@@ -78,17 +78,17 @@ impl ServiceAccounts {
         }
         let bound = [("pods", &private.pod), ("secrets", &private.secret)];
         for (resource, reference) in bound {
-            if let Some(reference) = reference {
-                if !self.exists(resource, namespace, reference).await {
-                    return None;
-                }
+            if let Some(reference) = reference
+                && !self.exists(resource, namespace, reference).await
+            {
+                return None;
             }
         }
         // A node named beside a pod is a note; alone it is what the token is bound to.
-        if let (Some(node), None) = (&private.node, &private.pod) {
-            if !self.exists("nodes", "", node).await {
-                return None;
-            }
+        if let (Some(node), None) = (&private.node, &private.pod)
+            && !self.exists("nodes", "", node).await
+        {
+            return None;
         }
         let matching = audiences.iter().filter(|audience| claims.aud.contains(audience)).cloned().collect();
         Some((user(&claims), matching))

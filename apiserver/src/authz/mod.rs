@@ -65,10 +65,10 @@ impl Authorizer {
         if attributes.user.is_in(MASTERS) {
             return Decision::Allowed(String::new());
         }
-        if let Some(name) = attributes.user.node() {
-            if node::allows(name, attributes, &*self.node) {
-                return Decision::Allowed(String::new());
-            }
+        if let Some(name) = attributes.user.node()
+            && node::allows(name, attributes, &self.node)
+        {
+            return Decision::Allowed(String::new());
         }
         self.rbac.decide(attributes)
     }

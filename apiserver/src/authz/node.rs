@@ -54,10 +54,10 @@ pub fn needs(object: &Arc<Object>) -> Option<PodNeeds> {
         add(config_maps, &volume["configMap"]["name"]);
         add(secrets, &volume["secret"]["secretName"]);
         add(|needs| &mut needs.claims, &volume["persistentVolumeClaim"]["claimName"]);
-        if let (Some(ephemeral), Some(volume)) = (volume.get("ephemeral"), volume["name"].as_str()) {
-            if ephemeral.is_object() {
-                add(|needs| &mut needs.claims, &Value::String(format!("{}-{volume}", object.meta().name)));
-            }
+        if let (Some(ephemeral), Some(volume)) = (volume.get("ephemeral"), volume["name"].as_str())
+            && ephemeral.is_object()
+        {
+            add(|needs| &mut needs.claims, &Value::String(format!("{}-{volume}", object.meta().name)));
         }
         for source in items(&volume["projected"]["sources"]) {
             add(config_maps, &source["configMap"]["name"]);

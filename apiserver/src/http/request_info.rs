@@ -93,11 +93,12 @@ impl RequestInfo {
         // For authorization a list of one named object is about that object.
         if matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
             let selector = FieldSelector::parse(query.text("fieldSelector")).unwrap_or_default();
-            if let Some(name) = selector.exact("metadata.name") {
-                if !name.is_empty() && !name.contains('/') {
-                    self.name = name.to_owned();
-                    self.name_from_selector = true;
-                }
+            if let Some(name) = selector.exact("metadata.name")
+                && !name.is_empty()
+                && !name.contains('/')
+            {
+                self.name = name.to_owned();
+                self.name_from_selector = true;
             }
         }
     }

@@ -52,11 +52,12 @@ async fn expire_events(registry: &Registry, fence: Fence) {
         let target = Target { def, namespace: &meta.namespace, name: &meta.name, subresource: "" };
         let request =
             DeleteRequest { resource_version: Some(event.revision().to_string()), ..DeleteRequest::default() };
-        if let Err(status) = registry.delete(&context, target, &request).await {
-            if !status.is_not_found() && !status.is_conflict() {
-                warn!(%status, event = meta.key(), "An old event could not be removed");
-                return;
-            }
+        if let Err(status) = registry.delete(&context, target, &request).await
+            && !status.is_not_found()
+            && !status.is_conflict()
+        {
+            warn!(%status, event = meta.key(), "An old event could not be removed");
+            return;
         }
     }
 }

@@ -90,19 +90,19 @@ fn rename(object: &mut Map<String, Value>, from: &str, to: &str) {
 
 /// autoscaling/v1 to v2: the one target becomes the first metric.
 fn upgrade_autoscaler(value: &mut Value) {
-    if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut) {
-        if let Some(target) = spec.remove("targetCPUUtilizationPercentage") {
-            let metric = json!({"type": "Resource", "resource": {
+    if let Some(spec) = value.get_mut("spec").and_then(Value::as_object_mut)
+        && let Some(target) = spec.remove("targetCPUUtilizationPercentage")
+    {
+        let metric = json!({"type": "Resource", "resource": {
                 "name": "cpu", "target": {"type": "Utilization", "averageUtilization": target}}});
-            spec.insert("metrics".to_owned(), json!([metric]));
-        }
+        spec.insert("metrics".to_owned(), json!([metric]));
     }
-    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut) {
-        if let Some(current) = status.remove("currentCPUUtilizationPercentage") {
-            let metric =
-                json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": current}}});
-            status.insert("currentMetrics".to_owned(), json!([metric]));
-        }
+    if let Some(status) = value.get_mut("status").and_then(Value::as_object_mut)
+        && let Some(current) = status.remove("currentCPUUtilizationPercentage")
+    {
+        let metric =
+            json!({"type": "Resource", "resource": {"name": "cpu", "current": {"averageUtilization": current}}});
+        status.insert("currentMetrics".to_owned(), json!([metric]));
     }
 }
 

@@ -249,10 +249,8 @@ fn decide(strategy: &dyn Strategy, old: &Value, request: &DeleteRequest) -> Step
         set(metadata, "deletionTimestamp", after(grace));
         set(metadata, "deletionGracePeriodSeconds", grace);
     }
-    if !terminating {
-        if let Some(generation) = metadata["generation"].as_i64().filter(|generation| *generation > 0) {
-            set(metadata, "generation", generation + 1);
-        }
+    if !terminating && let Some(generation) = metadata["generation"].as_i64().filter(|generation| *generation > 0) {
+        set(metadata, "generation", generation + 1);
     }
     if object == *old { Step::Keep } else { Step::Store(object) }
 }

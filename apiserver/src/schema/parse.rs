@@ -41,10 +41,10 @@ pub fn parse_json(bytes: &[u8]) -> Result<Parsed, Status> {
 /// 400 as for [`parse_json`]; a field given twice is always an error in YAML.
 pub fn parse_yaml(bytes: &[u8]) -> Result<Parsed, Status> {
     // JSON is YAML; its own parser is faster and notes duplicates.
-    if bytes.trim_ascii_start().first() == Some(&b'{') {
-        if let Ok(parsed) = parse_json(bytes) {
-            return Ok(parsed);
-        }
+    if bytes.trim_ascii_start().first() == Some(&b'{')
+        && let Ok(parsed) = parse_json(bytes)
+    {
+        return Ok(parsed);
     }
     let options = serde_saphyr::options! { legacy_octal_numbers: true };
     let value = serde_saphyr::from_slice_with_options(bytes, options)

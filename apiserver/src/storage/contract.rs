@@ -115,10 +115,9 @@ async fn watches_tell_everything_in_order(storage: &dyn Storage) {
         watch.request_progress().await.unwrap();
         if let Ok(Ok(WatchMessage::Progress(revision))) =
             tokio::time::timeout(Duration::from_millis(200), watch.next()).await
+            && revision >= quiet
         {
-            if revision >= quiet {
-                return;
-            }
+            return;
         }
     }
     panic!("progress reaches what happened elsewhere");

@@ -58,10 +58,8 @@ pub(super) async fn run(inner: &Inner, cancel: CancellationToken) {
 
 /// Loads when it must, then follows the store until that fails.
 async fn follow(inner: &Inner, must_load: bool) -> StorageError {
-    if must_load {
-        if let Err(error) = load(inner).await {
-            return error;
-        }
+    if must_load && let Err(error) = load(inner).await {
+        return error;
     }
     let from = *inner.position.borrow() + 1;
     let mut stream = match inner.storage.watch(ROOT, from, false).await {

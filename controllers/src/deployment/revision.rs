@@ -71,14 +71,14 @@ pub(super) fn new_set_annotations(
         }
     }
     // A rollback makes an old revision the newest; its old numbers become history.
-    if revision_of(set) < revision {
-        if let Some(old) = annotations.insert(REVISION.to_owned(), revision.to_string()) {
-            let history = annotations.entry(REVISION_HISTORY.to_owned()).or_default();
-            if !history.is_empty() {
-                history.push(',');
-            }
-            history.push_str(&old);
+    if revision_of(set) < revision
+        && let Some(old) = annotations.insert(REVISION.to_owned(), revision.to_string())
+    {
+        let history = annotations.entry(REVISION_HISTORY.to_owned()).or_default();
+        if !history.is_empty() {
+            history.push(',');
         }
+        history.push_str(&old);
     }
     annotations
 }

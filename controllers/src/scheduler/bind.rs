@@ -76,9 +76,10 @@ pub(super) async fn explain(reign: &Reign, pod: &PodInfo, message: &str) {
         .client
         .patch(&resources::pods(), Some(&pod.namespace), &pod.name, Some("status"), Patch::Strategic(patch), options())
         .await;
-    if let Err(error) = patched {
-        if !error.is_not_found() && !error.is_conflict() {
-            tracing::warn!(pod = %pod.key, %error, scheduler = SCHEDULER_NAME, "the condition of a pod without a node was not written");
-        }
+    if let Err(error) = patched
+        && !error.is_not_found()
+        && !error.is_conflict()
+    {
+        tracing::warn!(pod = %pod.key, %error, scheduler = SCHEDULER_NAME, "the condition of a pod without a node was not written");
     }
 }

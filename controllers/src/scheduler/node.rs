@@ -132,12 +132,12 @@ impl NodeInfo {
             }
         }
         self.anti_affine_pods -= usize::from(!pod.anti_affinity.is_empty());
-        if let Some(owner) = &pod.owner {
-            if let Some(count) = self.owners.get_mut(owner) {
-                *count -= 1;
-                if *count == 0 {
-                    self.owners.remove(owner);
-                }
+        if let Some(owner) = &pod.owner
+            && let Some(count) = self.owners.get_mut(owner)
+        {
+            *count -= 1;
+            if *count == 0 {
+                self.owners.remove(owner);
             }
         }
         Some(pod)

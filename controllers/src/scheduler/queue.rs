@@ -175,10 +175,9 @@ impl Queue {
         let mut woken = Vec::new();
         for (_, key) in &self.unschedulable {
             if let Some(Entry { place: Place::Unschedulable { wakes_on, retry_after, .. }, .. }) = self.entries.get(key)
+                && wakes_on.touches(event)
             {
-                if wakes_on.touches(event) {
-                    woken.push((Arc::clone(key), *retry_after));
-                }
+                woken.push((Arc::clone(key), *retry_after));
             }
         }
         for (key, retry_after) in woken {

@@ -160,8 +160,8 @@ impl NodeSelectorTerm {
     }
 
     pub fn matches(&self, name: &str, labels: &Labels) -> bool {
-        !self.broken
-            && !(self.labels.is_empty() && self.names.is_empty())
+        let empty = self.labels.is_empty() && self.names.is_empty();
+        !(self.broken || empty)
             && self
                 .labels
                 .iter()

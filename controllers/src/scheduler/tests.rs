@@ -276,7 +276,7 @@ fn random_pods_go_where_the_rules_allow() {
     let (mut placed, mut nowhere) = (0, 0);
     for _ in 0..300 {
         let nodes: Vec<Value> = (0..rng.random_range(1..8)).map(|index| random_node(&mut rng, index)).collect();
-        let mut infos: Vec<NodeInfo> = nodes.iter().map(|value| info(value)).collect();
+        let mut infos: Vec<NodeInfo> = nodes.iter().map(info).collect();
         let mut running: Vec<Vec<Value>> = vec![Vec::new(); nodes.len()];
         for index in 0..30 {
             let spec = random_pod(&mut rng);

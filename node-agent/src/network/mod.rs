@@ -82,10 +82,10 @@ impl Network {
     /// The pods must have ended.
     pub async fn down(&self) {
         let bridge = self.bridge();
-        if Path::new("/sys/class/net").join(&bridge).exists() {
-            if let Err(error) = process::run("ip", &["link", "delete", &bridge], "").await {
-                tracing::warn!(bridge, %error, "the bridge stays behind");
-            }
+        if Path::new("/sys/class/net").join(&bridge).exists()
+            && let Err(error) = process::run("ip", &["link", "delete", &bridge], "").await
+        {
+            tracing::warn!(bridge, %error, "the bridge stays behind");
         }
         // `add` first, for `delete` fails on a table that is not there.
         let table = self.table();

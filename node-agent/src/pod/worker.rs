@@ -222,10 +222,11 @@ impl Worker {
         let mut sandboxes: Vec<Sandbox> =
             cri.sandboxes(Some(&self.uid)).await?.into_iter().map(Sandbox::from).collect();
         for sandbox in &mut sandboxes {
-            if sandbox.ready && !self.addresses.contains_key(&sandbox.id) {
-                if let Some(status) = cri.sandbox_status(&sandbox.id).await? {
-                    self.addresses.insert(sandbox.id.clone(), seen::addresses(status));
-                }
+            if sandbox.ready
+                && !self.addresses.contains_key(&sandbox.id)
+                && let Some(status) = cri.sandbox_status(&sandbox.id).await?
+            {
+                self.addresses.insert(sandbox.id.clone(), seen::addresses(status));
             }
             sandbox.addresses = self.addresses.get(&sandbox.id).cloned().unwrap_or_default();
         }

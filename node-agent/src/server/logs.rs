@@ -105,10 +105,10 @@ impl Filter {
         if self.options.stream.as_ref().is_some_and(|stream| !stream.eq_ignore_ascii_case(entry.stream)) {
             return;
         }
-        if let Some(since) = self.options.since {
-            if entry.time.parse::<Timestamp>().is_ok_and(|time| time < since) {
-                return;
-            }
+        if let Some(since) = self.options.since
+            && entry.time.parse::<Timestamp>().is_ok_and(|time| time < since)
+        {
+            return;
         }
         let before = out.len();
         if self.options.timestamps && !self.inside_line {

@@ -273,10 +273,10 @@ impl Server {
     async fn attempts(&self, uid: &str, container: &str) -> Result<Vec<Container>, Problem> {
         let mut found = Vec::new();
         for listed in self.cri.containers(Some(uid)).await.map_err(|status| runtime(&status))? {
-            if listed.labels.get(labels::CONTAINER_NAME).is_some_and(|name| name == container) {
-                if let Some(status) = self.cri.container_status(&listed.id).await.map_err(|status| runtime(&status))? {
-                    found.push(Container::from_wire(listed, status));
-                }
+            if listed.labels.get(labels::CONTAINER_NAME).is_some_and(|name| name == container)
+                && let Some(status) = self.cri.container_status(&listed.id).await.map_err(|status| runtime(&status))?
+            {
+                found.push(Container::from_wire(listed, status));
             }
         }
         found.sort_by_key(|container| std::cmp::Reverse((container.attempt, container.created_at)));

@@ -74,10 +74,10 @@ pub fn write(folder: &Path, payload: &Payload, group: Option<u32>) -> io::Result
             std::fs::remove_file(entry.path())?;
         }
     }
-    if let Some(old) = old.filter(|old| old.as_os_str() != version.as_str()) {
-        if old.components().count() == 1 {
-            let _ = std::fs::remove_dir_all(folder.join(old));
-        }
+    if let Some(old) = old.filter(|old| old.as_os_str() != version.as_str())
+        && old.components().count() == 1
+    {
+        let _ = std::fs::remove_dir_all(folder.join(old));
     }
     Ok(true)
 }

@@ -1,6 +1,4 @@
 //! The model against a real etcd: what the engine is compared with must itself be right.
-//!
-//! `cargo test -p quorate-store etcd_does -- --ignored --nocapture`
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -79,7 +77,6 @@ impl Etcd {
 }
 
 #[tokio::test]
-#[ignore = "needs etcd on the PATH"]
 async fn etcd_does_what_the_model_does() {
     for seed in 1..=5 {
         let etcd = Etcd::start().await;

@@ -489,39 +489,3 @@ fn a_damaged_state_names_the_directory_and_the_way_out() {
     let error = StateMachine::open(config(&state)).err().expect("it refuses").to_string();
     assert!(error.contains("db-1") && error.contains("re-seeded"), "{error}");
 }
-
-/// The CPU time of this thread: what it waits for others is not its cost.
-fn thread_cpu_nanos() -> u64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a Linux kernel");
-    text.split(' ').next().and_then(|number| number.parse().ok()).expect("a number")
-}
-
-/// Not a check: prints what applying a put costs here. `cargo test -p quorate-store
-/// cost_of_a_put -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_a_put() {
-    const KEYS: u64 = 10_000;
-    let value = Bytes::from(vec![b'v'; 256]);
-    for batch in [1, 16, 256] {
-        let directory = tempfile::tempdir().expect("a directory");
-        let mut machine = StateMachine::open(Config::new(directory.path().join("state"))).expect("it opens");
-        let mut index = 0;
-        for phase in ["new keys", "overwrites", "overwrites"] {
-            let mut one = || {
-                index += 1;
-                let key = Bytes::from(format!("/registry/pods/default/pod-{:06}", index * 7919 % KEYS));
-                let request = PutRequest { key, value: value.clone(), ..Default::default() };
-                entry(index, Operation::Put(request))
-            };
-            let batches = KEYS / batch;
-            let entries: Vec<Vec<Entry>> = (0..batches).map(|_| (0..batch).map(|_| one()).collect()).collect();
-            let began = thread_cpu_nanos();
-            for batch in entries {
-                machine.apply(batch).expect("it applies");
-            }
-            let micros = (thread_cpu_nanos() - began) as f64 / 1000.0 / (batches * batch) as f64;
-            println!("batches of {batch:3}, {phase}: {micros:.2} µs of CPU per put of 256 bytes");
-        }
-    }
-}

@@ -102,7 +102,7 @@ impl Proposer {
             since: self.applied.borrow().index,
         };
         let mut outcome = self.waiters.register(&id);
-        let proposal = Proposal::new(&Command { request: Some(id.clone()), fence, operation });
+        let proposal = Proposal::new(&Command { request: Some(id), fence, operation });
         let _registration = Registration { waiters: &self.waiters, id };
         let began = self.leaders.borrow().term;
         tokio::select! {

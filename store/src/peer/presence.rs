@@ -27,6 +27,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_millis(100);
 /// The wait before the stream is opened again.
 const REOPEN_WAIT: Duration = Duration::from_millis(100);
 
+/// The same while a broken stream is unexplained.
+const LOST_WAIT: Duration = Duration::from_millis(10);
+
 /// Between the survivors, by the order of their ids, so that one of them stands alone.
 const TURN: Duration = Duration::from_millis(15);
 
@@ -127,22 +130,23 @@ impl Presence {
 
     async fn watch(self: Arc<Self>, peer: u64, address: String) {
         let mut known = None;
+        // The stream broke, and whether the process ended is not known yet: a dying
+        // process may close its connections before its port.
+        let mut lost = false;
         loop {
-            let was_open = match self.open(peer, &address).await {
-                Some((incarnation, mut stream)) => {
-                    if known.is_some_and(|known| known != incarnation) {
-                        self.ended(peer).await;
-                    }
-                    known = Some(incarnation);
-                    while let Some(Ok(_)) = stream.next().await {}
-                    true
+            if let Some((incarnation, mut stream)) = self.open(peer, &address).await {
+                if known.is_some_and(|known| known != incarnation) {
+                    self.ended(peer).await;
                 }
-                None => false,
-            };
-            if was_open && refuses(self.peers.address(peer, &address)).await {
+                known = Some(incarnation);
+                while let Some(Ok(_)) = stream.next().await {}
+                lost = true;
+            }
+            if lost && refuses(self.peers.address(peer, &address)).await {
+                lost = false;
                 self.ended(peer).await;
             }
-            tokio::time::sleep(REOPEN_WAIT).await;
+            tokio::time::sleep(if lost { LOST_WAIT } else { REOPEN_WAIT }).await;
         }
     }
 

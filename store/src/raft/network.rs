@@ -87,7 +87,7 @@ pub(crate) struct Connection {
 
 impl Connection {
     fn client(&self, lane: Lane) -> Result<PeerClient, Unreachable<Types>> {
-        self.peers.client(self.target, &self.address, lane).map_err(|error| Unreachable::from_string(error))
+        self.peers.client(self.target, &self.address, lane).map_err(Unreachable::from_string)
     }
 
     fn origin(&self) -> wire::Origin {

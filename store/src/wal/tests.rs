@@ -279,33 +279,3 @@ fn a_record_larger_than_a_segment_is_kept() {
     assert_eq!(all(&wal).len(), 3);
     assert_eq!(wal.read(1..2, 1).expect("a read"), [large]);
 }
-
-/// Not a check: prints what the log costs on this machine's disk. `cargo test -p
-/// quorate-store cost_of_an_append -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_an_append() {
-    let directory = tempfile::tempdir().expect("a directory");
-    let config = Config::new(directory.path().join("log"));
-    let began = std::time::Instant::now();
-    let (wal, _) = Wal::open(config.clone(), crate::fs::real()).expect("the log opens");
-    println!("a new log: {:?}", began.elapsed());
-    let mut index = 0;
-    for batch in [1, 16, 256] {
-        let began = std::time::Instant::now();
-        for _ in 0..200 {
-            let entries: Vec<_> = (1..=batch).map(|n| entry(1, index + n, 256)).collect();
-            index += batch;
-            let (sender, done) = std::sync::mpsc::channel();
-            wal.append(entries, move |result| sender.send(result).expect("a receiver")).expect("an append");
-            done.recv().expect("an answer").expect("a durable entry");
-        }
-        println!("{batch} entries per batch: {:?} per batch", began.elapsed() / 200);
-    }
-    wal.close();
-    drop(wal);
-    let began = std::time::Instant::now();
-    let (_wal, recovered) = Wal::open(config, crate::fs::real()).expect("the log opens");
-    println!("{index} entries again: {:?}", began.elapsed());
-    assert_eq!(recovered.state.last.map(|id| id.index), Some(index));
-}

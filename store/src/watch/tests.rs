@@ -22,7 +22,7 @@ impl Fixture {
     fn new(history_bytes: usize) -> Fixture {
         let directory = tempfile::tempdir().expect("a directory");
         let config = Config { history_bytes, ..Config::new(directory.path().join("state")) };
-        Fixture { machine: StateMachine::open(config).expect("it opens"), directory: directory }
+        Fixture { machine: StateMachine::open(config).expect("it opens"), directory }
     }
 
     fn apply(&mut self, operation: Operation) {

@@ -328,14 +328,14 @@ fn check_resources(resources: &Value, field: &str, errors: &mut Errors) {
     }
     for (name, value) in resources["requests"].as_object().into_iter().flatten() {
         let limit = amount(&resources["limits"][name.as_str()]);
-        if let (Some(request), Some(limit)) = (amount(value), limit) {
-            if request > limit {
-                errors.invalid(
-                    &format!("{field}.requests"),
-                    value,
-                    format_args!("must be less than or equal to {name} limit of {limit}"),
-                );
-            }
+        if let (Some(request), Some(limit)) = (amount(value), limit)
+            && request > limit
+        {
+            errors.invalid(
+                &format!("{field}.requests"),
+                value,
+                format_args!("must be less than or equal to {name} limit of {limit}"),
+            );
         }
     }
 }

@@ -115,10 +115,10 @@ impl Indexer {
         if object.meta().controller().is_none() {
             self.orphans.entry(object.meta().namespace.clone()).or_default().insert(key.to_owned());
         }
-        if let Some(by_node) = &mut self.by_node {
-            if let Some(node) = node_of(object) {
-                by_node.entry(node).or_default().insert(key.to_owned());
-            }
+        if let Some(by_node) = &mut self.by_node
+            && let Some(node) = node_of(object)
+        {
+            by_node.entry(node).or_default().insert(key.to_owned());
         }
     }
 
@@ -127,10 +127,10 @@ impl Indexer {
             remove(&mut self.by_owner, &owner.uid, key);
         }
         remove(&mut self.orphans, &object.meta().namespace, key);
-        if let Some(by_node) = &mut self.by_node {
-            if let Some(node) = node_of(object) {
-                remove(by_node, &node, key);
-            }
+        if let Some(by_node) = &mut self.by_node
+            && let Some(node) = node_of(object)
+        {
+            remove(by_node, &node, key);
         }
     }
 }
