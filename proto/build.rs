@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-const FOLDERS: [&str; 3] = ["src/etcd", "src/raft", "src/cri"];
+const CLIENT_FOLDER: &str = "src/etcd";
+
+const FOLDERS: [&str; 3] = [CLIENT_FOLDER, "src/raft", "src/cri"];
 
 fn main() {
     let mut files = Vec::new();
@@ -21,6 +23,20 @@ fn main() {
         .bytes(".")
         .compile_fds(descriptors)
         .expect("code is generated from the .proto files");
+    write_client_descriptors();
+}
+
+/// The client port's services and messages as data, for those who read their names at
+/// run time.
+fn write_client_descriptors() {
+    let mut compiler = protox::Compiler::new([CLIENT_FOLDER]).expect("the folder of .proto files is readable");
+    compiler.include_imports(true);
+    let mut files = proto_files(Path::new(CLIENT_FOLDER));
+    files.sort();
+    compiler.open_files(files).expect("the .proto files compile");
+    let directory = std::env::var_os("OUT_DIR").expect("cargo names the folder of outputs");
+    std::fs::write(Path::new(&directory).join("etcd.bin"), compiler.encode_file_descriptor_set())
+        .expect("the folder of outputs is writable");
 }
 
 fn proto_files(folder: &Path) -> Vec<PathBuf> {

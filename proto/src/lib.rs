@@ -15,12 +15,27 @@ pub mod status;
 pub mod etcd {
     /// Services and messages of the client port.
     #[allow(clippy::all, missing_docs, unreachable_pub)]
-    mod rpc {
+    mod etcdserverpb {
         tonic::include_proto!("etcdserverpb");
     }
-    pub use rpc::*;
+    pub use etcdserverpb::*;
 
     pub use super::{authpb, mvccpb};
+
+    /// Locks that the server keeps.
+    #[allow(clippy::all, missing_docs, unreachable_pub)]
+    pub mod v3lockpb {
+        tonic::include_proto!("v3lockpb");
+    }
+
+    /// Elections that the server holds.
+    #[allow(clippy::all, missing_docs, unreachable_pub)]
+    pub mod v3electionpb {
+        tonic::include_proto!("v3electionpb");
+    }
+
+    /// An encoded `FileDescriptorSet` of every service of the client port.
+    pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/etcd.bin"));
 }
 
 /// Users and roles of the etcd v3 wire protocol.
