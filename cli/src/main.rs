@@ -3,6 +3,7 @@
 //! The only room that reads arguments, environment and signals.
 
 mod endpoint;
+mod endpoints;
 mod layout;
 mod master;
 mod node;

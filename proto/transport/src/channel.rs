@@ -27,13 +27,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn channel(authority: &str, tls: Arc<ClientConfig>, server_name: &str) -> Result<Channel, ChannelError> {
     let invalid = || ChannelError { authority: authority.to_owned(), server_name: server_name.to_owned() };
     let name = ServerName::try_from(server_name.to_owned()).map_err(|_| invalid())?;
-    let endpoint = Endpoint::from_shared(format!("http://{authority}"))
-        .map_err(|_| invalid())?
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
+    let endpoint = endpoint(authority).map_err(|_| invalid())?;
     let connector = TlsConnector::from(tls);
     let dial = tower::service_fn(move |uri: Uri| {
         let (connector, name) = (connector.clone(), name.clone());
@@ -45,6 +39,24 @@ pub fn channel(authority: &str, tls: Arc<ClientConfig>, server_name: &str) -> Re
         }
     });
     Ok(endpoint.connect_with_connector_lazy(dial))
+}
+
+/// As [`channel`], in plain text.
+///
+/// # Errors
+/// When `authority` is not of the form `host:port`.
+pub fn plain_channel(authority: &str) -> Result<Channel, ChannelError> {
+    let invalid = |_| ChannelError { authority: authority.to_owned(), server_name: String::new() };
+    endpoint(authority).map(|endpoint| endpoint.connect_lazy()).map_err(invalid)
+}
+
+fn endpoint(authority: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{authority}"))?
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true))
 }
 
 /// The address or the name cannot be dialled.

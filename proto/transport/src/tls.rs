@@ -93,6 +93,20 @@ pub fn client_config(files: &TlsFiles, alpn: &[&str]) -> Result<Arc<ClientConfig
     Ok(Arc::new(config))
 }
 
+/// A client's side that shows no certificate and trusts the authorities in `ca`.
+///
+/// # Errors
+/// When the file is missing or does not parse.
+pub fn anonymous_client_config(ca: &Path, alpn: &[&str]) -> Result<Arc<ClientConfig>, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default protocol versions")
+        .with_root_certificates(roots(ca)?)
+        .with_no_client_auth();
+    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Ok(Arc::new(config))
+}
+
 /// The one crypto provider of every connection.
 pub fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

@@ -1,0 +1,282 @@
+//! The members of a store as commands reach them: `--endpoints`, `--cacert`, `--cert`,
+//! `--key` and `--user`, with the meaning that etcdctl gives them, and its environment.
+
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, bail};
+use quorate_proto::etcd::auth_client::AuthClient;
+use quorate_proto::etcd::cluster_client::ClusterClient;
+use quorate_proto::etcd::kv_client::KvClient;
+use quorate_proto::etcd::maintenance_client::MaintenanceClient;
+use quorate_proto::etcd::{AuthenticateRequest, Member, MemberListRequest};
+use quorate_transport::tls::{self, TlsFiles};
+use tonic::metadata::{Ascii, MetadataValue};
+use tonic::service::Interceptor;
+use tonic::service::interceptor::InterceptedService;
+use tonic::transport::Channel;
+use tonic::{Request, Response, Status};
+
+/// Where a Debian machine keeps the authorities it trusts, for `https` without `--cacert`.
+const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// The largest answer: what a store holds under one key is small, a list of keys is not.
+const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+#[derive(clap::Args, Clone, Debug)]
+pub(crate) struct Endpoints {
+    /// Where members of the store serve clients.
+    #[arg(
+        long,
+        env = "ETCDCTL_ENDPOINTS",
+        value_delimiter = ',',
+        default_value = "127.0.0.1:2379",
+        value_name = "URL,..."
+    )]
+    endpoints: Vec<String>,
+    /// The authorities that may vouch for the members.
+    #[arg(long, env = "ETCDCTL_CACERT", value_name = "FILE")]
+    cacert: Option<PathBuf>,
+    /// The certificate to show.
+    #[arg(long, env = "ETCDCTL_CERT", value_name = "FILE", requires = "key")]
+    cert: Option<PathBuf>,
+    /// The key of that certificate.
+    #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE", requires = "cert")]
+    key: Option<PathBuf>,
+    /// Log in as that user.
+    #[arg(long, env = "ETCDCTL_USER", hide_env_values = true, value_name = "NAME:PASSWORD")]
+    user: Option<String>,
+    /// How many seconds one request may take.
+    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
+    command_timeout: Duration,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    // etcdctl writes 5s.
+    let number = text.strip_suffix('s').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 86_400.0 => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err(format!("{text:?} is not a number of seconds between 0 and 86400")),
+    }
+}
+
+/// The way to one member; connects at its first call. Clones share it.
+#[derive(Clone, Debug)]
+pub(crate) struct Connection {
+    /// As it was given, or as the member says.
+    pub(crate) url: String,
+    channel: Channel,
+    token: Token,
+    timeout: Duration,
+}
+
+/// What the clients of etcd's services are made of.
+pub(crate) type Service = InterceptedService<Channel, Token>;
+
+/// Shows the token of a login with every request.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Token(Option<MetadataValue<Ascii>>);
+
+impl Interceptor for Token {
+    fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
+        if let Some(token) = &self.0 {
+            request.metadata_mut().insert("token", token.clone());
+        }
+        Ok(request)
+    }
+}
+
+impl Connection {
+    pub(crate) fn service(&self) -> Service {
+        InterceptedService::new(self.channel.clone(), self.token.clone())
+    }
+
+    pub(crate) fn kv(&self) -> KvClient<Service> {
+        KvClient::new(self.service()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    pub(crate) fn cluster(&self) -> ClusterClient<Service> {
+        ClusterClient::new(self.service())
+    }
+
+    pub(crate) fn maintenance(&self) -> MaintenanceClient<Service> {
+        MaintenanceClient::new(self.service()).max_decoding_message_size(MAX_ANSWER_BYTES)
+    }
+
+    /// Awaits an answer of this member, for as long as a command may take.
+    pub(crate) async fn answer<T>(&self, call: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Status> {
+        match tokio::time::timeout(self.timeout, call).await {
+            Ok(answer) => answer.map(Response::into_inner),
+            Err(_) => Err(Status::deadline_exceeded(format!("no answer within {:?}", self.timeout))),
+        }
+    }
+
+    /// The members as this one knows them.
+    pub(crate) async fn members(&self, linearizable: bool) -> Result<Vec<Member>, Status> {
+        let mut client = self.cluster();
+        let list = self.answer(client.member_list(MemberListRequest { linearizable })).await?;
+        Ok(list.members)
+    }
+}
+
+impl Endpoints {
+    /// A connection to every endpoint given, logged in if asked for.
+    pub(crate) async fn connect(&self) -> Result<Vec<Connection>> {
+        self.connect_to(&self.endpoints).await
+    }
+
+    /// The same identity towards other members.
+    pub(crate) async fn connect_to(&self, urls: &[String]) -> Result<Vec<Connection>> {
+        let mut tls = None;
+        let mut connections = Vec::with_capacity(urls.len());
+        for url in urls {
+            let address = Address::parse(url, self.cacert.is_some() || self.cert.is_some())?;
+            let channel = if address.tls {
+                let config = match &tls {
+                    Some(config) => Arc::clone(config),
+                    None => Arc::clone(tls.insert(self.tls()?)),
+                };
+                quorate_transport::channel::channel(&address.authority, config, &address.host)
+            } else {
+                quorate_transport::channel::plain_channel(&address.authority)
+            };
+            let (channel, token) = (channel?, Token::default());
+            connections.push(Connection { url: url.clone(), channel, token, timeout: self.command_timeout });
+        }
+        if let Some(user) = &self.user {
+            self.log_in(user, &mut connections).await?;
+        }
+        Ok(connections)
+    }
+
+    /// A connection to each member's first client URL, asked of whichever endpoint answers.
+    pub(crate) async fn connect_to_all(&self) -> Result<Vec<(Member, Option<Connection>)>> {
+        let known = self.connect().await?;
+        let members = first(&known, async |connection| connection.members(false).await).await?;
+        let mut all = Vec::with_capacity(members.len());
+        for member in members {
+            let connection = match member.client_ur_ls.first() {
+                Some(url) => self.connect_to(std::slice::from_ref(url)).await?.pop(),
+                None => None,
+            };
+            all.push((member, connection));
+        }
+        Ok(all)
+    }
+
+    fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
+        let ca = self.cacert.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_AUTHORITIES));
+        if !ca.exists() && self.cacert.is_none() {
+            bail!("say with --cacert which authority vouches for the members");
+        }
+        Ok(match (&self.cert, &self.key) {
+            (Some(cert), Some(key)) => {
+                tls::client_config(&TlsFiles { cert: cert.clone(), key: key.clone(), ca }, &["h2"])?
+            }
+            _ => tls::anonymous_client_config(Path::new(&ca), &["h2"])?,
+        })
+    }
+
+    async fn log_in(&self, user: &str, connections: &mut [Connection]) -> Result<()> {
+        let Some((name, password)) = user.split_once(':') else { bail!("--user is of the form NAME:PASSWORD") };
+        let token = first(connections, async |connection| {
+            let request = AuthenticateRequest { name: name.to_owned(), password: password.to_owned() };
+            let mut client = AuthClient::new(connection.service());
+            connection.answer(client.authenticate(request)).await
+        })
+        .await?
+        .token;
+        let token: MetadataValue<Ascii> = token.parse().context("the token of the login cannot be sent")?;
+        for connection in connections {
+            connection.token = Token(Some(token.clone()));
+        }
+        Ok(())
+    }
+}
+
+/// What the first member answers that can be reached; a refusal is an answer.
+pub(crate) async fn first<T>(
+    connections: &[Connection],
+    ask: impl AsyncFn(&Connection) -> Result<T, Status>,
+) -> Result<T> {
+    let mut failed = Vec::new();
+    for connection in connections {
+        match ask(connection).await {
+            Ok(answer) => return Ok(answer),
+            Err(status) if is_silence(&status) => failed.push(format!("{}: {}", connection.url, status.message())),
+            Err(status) => return Err(refusal(&status)),
+        }
+    }
+    bail!("no endpoint answers: {}", failed.join("; "))
+}
+
+/// Whether another member may answer better.
+pub(crate) fn is_silence(status: &Status) -> bool {
+    matches!(status.code(), tonic::Code::Unavailable | tonic::Code::DeadlineExceeded | tonic::Code::Cancelled)
+}
+
+/// A refusal as people read it: the store's own words.
+pub(crate) fn refusal(status: &Status) -> anyhow::Error {
+    match status.message() {
+        "" => anyhow!("the store refused: {:?}", status.code()),
+        text => anyhow!("{text}"),
+    }
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Address {
+    tls: bool,
+    /// `host:port`
+    authority: String,
+    host: String,
+}
+
+impl Address {
+    /// `tls` is for an endpoint that does not say.
+    fn parse(url: &str, tls: bool) -> Result<Self> {
+        let (tls, rest) = match url.split_once("://") {
+            Some(("http", rest)) => (false, rest),
+            Some(("https", rest)) => (true, rest),
+            Some((scheme, _)) => bail!("the endpoint {url:?} begins with {scheme}://; http and https are known"),
+            None => (tls, url),
+        };
+        let authority = rest.trim_end_matches('/');
+        let host = match authority.rsplit_once(':') {
+            Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => host,
+            _ => bail!("the endpoint {url:?} is not of the form HOST:PORT"),
+        };
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        Ok(Self { tls, authority: authority.to_owned(), host })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn endpoints_are_read_as_etcdctl_reads_them() {
+        let check = |url: &str, tls: bool, expected: (bool, &str, &str)| {
+            let address = Address::parse(url, tls).unwrap();
+            assert_eq!((address.tls, address.authority.as_str(), address.host.as_str()), expected);
+        };
+        check("127.0.0.1:2379", false, (false, "127.0.0.1:2379", "127.0.0.1"));
+        check("127.0.0.1:2379", true, (true, "127.0.0.1:2379", "127.0.0.1"));
+        check("http://a.example:1/", true, (false, "a.example:1", "a.example"));
+        check("https://[::1]:2379", false, (true, "[::1]:2379", "::1"));
+        for bad in ["unix:///tmp/x", "host", "host:", ":1", "host:port"] {
+            assert!(Address::parse(bad, false).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn timeouts_are_seconds() {
+        assert_eq!(seconds("5s"), Ok(Duration::from_secs(5)));
+        assert_eq!(seconds("0.5"), Ok(Duration::from_millis(500)));
+        for bad in ["", "0", "-1", "x", "1e9", "NaN"] {
+            assert!(seconds(bad).is_err(), "{bad}");
+        }
+    }
+}
