@@ -3,7 +3,8 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use prost::Message;
 use quorate_proto::etcd::{
-    CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest, TxnResponse,
+    AlarmResponse, CompactionRequest, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse, TxnRequest,
+    TxnResponse,
 };
 use quorate_proto::fence::Fence;
 
@@ -62,8 +63,29 @@ pub enum Operation {
         /// Not interpreted here.
         attributes: Bytes,
     },
+    /// Raises or clears an alarm.
+    Alarm(AlarmChange),
+    /// Notes that the members are about to be replaced by an older version, or that they
+    /// are not.
+    Downgrade {
+        /// The version, as `major.minor.0`; none cancels.
+        target: Option<String>,
+    },
     /// Nothing.
     Noop,
+}
+
+/// What happens to an alarm.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AlarmChange {
+    /// Raised, or cleared.
+    pub raise: bool,
+    /// The member that it is about; any number that an operator likes.
+    pub member: u64,
+    /// An `AlarmType`, as numbered on the wire.
+    pub alarm: i32,
+    /// By the member's own watch over itself, which clears it again too.
+    pub automatic: bool,
 }
 
 /// The answer to a command. Headers carry the revision only.
@@ -94,6 +116,8 @@ pub enum CommandResult {
         /// The store's revision.
         revision: i64,
     },
+    /// Of a change to an alarm: the alarm, if there was something to change.
+    Alarm(AlarmResponse),
     /// Of everything that has nothing to say.
     Done {
         /// The store's revision.
@@ -140,6 +164,18 @@ pub enum ApplyError {
     /// Asked of a read, which must not write.
     #[error("quorate: the transaction would write")]
     NotReadOnly,
+    #[error("etcdserver: mvcc: database space exceeded")]
+    NoSpace,
+    #[error("etcdserver: corrupt cluster")]
+    Corrupt,
+    #[error("etcdserver: cluster has a downgrade job in progress")]
+    DowngradeInProgress,
+    #[error("etcdserver: no inflight downgrade job")]
+    NoDowngrade,
+    #[error("etcdserver: wrong downgrade target version format")]
+    DowngradeVersionFormat,
+    #[error("etcdserver: invalid downgrade target version")]
+    DowngradeVersion,
     /// The entry is not a command this program knows.
     #[error("quorate: the command cannot be decoded: {0}")]
     Undecodable(String),
@@ -185,6 +221,8 @@ const MEMBER_ATTRIBUTES: u8 = 8;
 const NOOP: u8 = 9;
 const DONE: u8 = 10;
 const ERROR: u8 = 11;
+const ALARM: u8 = 16;
+const DOWNGRADE: u8 = 17;
 
 fn put_message(buffer: &mut BytesMut, kind: u8, message: &impl Message) {
     buffer.put_u8(kind);
@@ -239,6 +277,18 @@ impl Command {
                 buffer.put_u64(*member);
                 buffer.put_slice(attributes);
             }
+            Operation::Alarm(AlarmChange { raise, member, alarm, automatic }) => {
+                buffer.put_u8(ALARM);
+                buffer.put_u8(u8::from(*raise));
+                buffer.put_u64(*member);
+                buffer.put_i32(*alarm);
+                buffer.put_u8(u8::from(*automatic));
+            }
+            Operation::Downgrade { target } => {
+                buffer.put_u8(DOWNGRADE);
+                buffer.put_u8(u8::from(target.is_some()));
+                buffer.put_slice(target.as_deref().unwrap_or_default().as_bytes());
+            }
             Operation::Noop => buffer.put_u8(NOOP),
         }
         buffer.freeze()
@@ -282,6 +332,17 @@ impl Command {
                 Operation::LeaseCheckpoint(leases)
             }
             MEMBER_ATTRIBUTES => Operation::MemberAttributes { member: bytes.try_get_u64()?, attributes: bytes },
+            ALARM => Operation::Alarm(AlarmChange {
+                raise: bytes.try_get_u8()? != 0,
+                member: bytes.try_get_u64()?,
+                alarm: bytes.try_get_i32()?,
+                automatic: bytes.try_get_u8()? != 0,
+            }),
+            DOWNGRADE => {
+                let present = bytes.try_get_u8()? != 0;
+                let text = std::str::from_utf8(&bytes).map_err(|_| DecodeError::from("its version is no text"))?;
+                Operation::Downgrade { target: present.then(|| text.to_owned()) }
+            }
             NOOP => Operation::Noop,
             _ => return Err("its operation is unknown".into()),
         };
@@ -289,7 +350,7 @@ impl Command {
     }
 }
 
-const ERRORS: [ApplyError; 15] = [
+const ERRORS: [ApplyError; 21] = [
     ApplyError::EmptyKey,
     ApplyError::KeyNotFound,
     ApplyError::ValueProvided,
@@ -305,6 +366,12 @@ const ERRORS: [ApplyError; 15] = [
     ApplyError::FenceNotCurrent,
     ApplyError::RequestExpired,
     ApplyError::NotReadOnly,
+    ApplyError::NoSpace,
+    ApplyError::Corrupt,
+    ApplyError::DowngradeInProgress,
+    ApplyError::NoDowngrade,
+    ApplyError::DowngradeVersionFormat,
+    ApplyError::DowngradeVersion,
 ];
 
 impl CommandResult {
@@ -329,6 +396,7 @@ impl CommandResult {
                 buffer.put_u8(LEASE_REVOKE);
                 buffer.put_i64(*revision);
             }
+            CommandResult::Alarm(response) => put_message(&mut buffer, ALARM, response),
             CommandResult::Done { revision } => {
                 buffer.put_u8(DONE);
                 buffer.put_i64(*revision);
@@ -364,6 +432,7 @@ impl CommandResult {
                 CommandResult::LeaseGrant { id, ttl, revision: bytes.try_get_i64()? }
             }
             LEASE_REVOKE => CommandResult::LeaseRevoke { revision: bytes.try_get_i64()? },
+            ALARM => CommandResult::Alarm(AlarmResponse::decode(bytes)?),
             DONE => CommandResult::Done { revision: bytes.try_get_i64()? },
             ERROR => {
                 let code = bytes.try_get_u8()? as usize;
@@ -392,6 +461,10 @@ mod tests {
             Operation::LeaseRevoke { id: -5 },
             Operation::LeaseCheckpoint(vec![(1, 2), (3, 4)]),
             Operation::MemberAttributes { member: u64::MAX, attributes: "x".into() },
+            Operation::Alarm(AlarmChange { raise: true, member: 7, alarm: 2, automatic: false }),
+            Operation::Alarm(AlarmChange { raise: false, member: u64::MAX, alarm: -1, automatic: true }),
+            Operation::Downgrade { target: Some("3.6.0".to_owned()) },
+            Operation::Downgrade { target: None },
             Operation::Noop,
         ];
         let request = Some(RequestId { client: 1, sequence: 2, since: 3 });
@@ -433,6 +506,7 @@ mod tests {
         results.push(CommandResult::Compact { revision: 3 });
         results.push(CommandResult::LeaseRevoke { revision: 3 });
         results.push(CommandResult::Done { revision: 3 });
+        results.push(CommandResult::Alarm(AlarmResponse { alarms: vec![Default::default()], ..Default::default() }));
         results.push(CommandResult::Put(PutResponse::default()));
         results.push(CommandResult::DeleteRange(DeleteRangeResponse { deleted: 2, ..Default::default() }));
         results.push(CommandResult::Txn(TxnResponse { succeeded: true, ..Default::default() }));

@@ -10,6 +10,10 @@ use std::time::Duration;
 use quorate_transport::tls::TlsFiles;
 
 use crate::error::StartError;
+use crate::memory;
+
+/// A request has to fit into one message between members, with others of its batch.
+const MAX_MAX_REQUEST_BYTES: usize = 32 << 20;
 
 /// Everything a member is told from outside. Make one with [`Config::new`] and set
 /// what differs.
@@ -42,12 +46,16 @@ pub struct Config {
     pub election_timeout_max: Duration,
     /// How long a request may take before its client is told that nobody knows.
     pub request_timeout: Duration,
-    /// Memory for blocks read from disk.
-    pub block_cache_bytes: usize,
-    /// Memory for writes not yet in a file.
-    pub write_buffer_bytes: usize,
-    /// Memory for recent events, from which watches are served.
-    pub history_bytes: usize,
+    /// The store's resident memory stays below this, whatever its data: caches, memtables,
+    /// recent events and recent log are sized by it. What requests under way hold comes on top.
+    pub memory_limit_bytes: u64,
+    /// Past this size of the data, writes are slowed and then refused, until there is room
+    /// again; 0 is no quota.
+    pub quota_bytes: u64,
+    /// The largest request that a client may make.
+    pub max_request_bytes: usize,
+    /// The most operations in one branch of a transaction, and compares before it.
+    pub max_txn_ops: usize,
     /// The size of one file of the log.
     pub log_segment_bytes: u64,
     /// A restart replays about this many entries at most; the log goes beyond that only
@@ -86,9 +94,10 @@ impl Config {
             election_timeout_min: Duration::from_millis(300),
             election_timeout_max: Duration::from_millis(500),
             request_timeout: Duration::from_secs(5),
-            block_cache_bytes: 64 << 20,
-            write_buffer_bytes: 16 << 20,
-            history_bytes: 16 << 20,
+            memory_limit_bytes: 256 << 20,
+            quota_bytes: 0,
+            max_request_bytes: (1 << 20) + (512 << 10),
+            max_txn_ops: 128,
             log_segment_bytes: 64 << 20,
             replay_entries: 50_000,
             metrics: None,
@@ -110,6 +119,17 @@ impl Config {
         }
         if self.election_timeout_max <= self.election_timeout_min {
             return bad("election_timeout_max", "it must be more than election_timeout_min");
+        }
+        if self.memory_limit_bytes < memory::MIN_LIMIT_BYTES {
+            let reason = format!("the store needs at least {} MiB", memory::MIN_LIMIT_BYTES >> 20);
+            return Err(StartError::Config { setting: "memory_limit_bytes", reason });
+        }
+        if self.max_request_bytes == 0 || self.max_request_bytes > MAX_MAX_REQUEST_BYTES {
+            let reason = format!("it must be between 1 byte and {} MiB", MAX_MAX_REQUEST_BYTES >> 20);
+            return Err(StartError::Config { setting: "max_request_bytes", reason });
+        }
+        if self.max_txn_ops == 0 {
+            return bad("max_txn_ops", "it is zero");
         }
         if self.initial_cluster.is_empty() {
             return Ok(());
@@ -191,6 +211,9 @@ mod tests {
         check(|config| config.heartbeat = Duration::ZERO, "heartbeat");
         check(|config| config.election_timeout_min = config.heartbeat, "election_timeout_min");
         check(|config| config.election_timeout_max = config.election_timeout_min, "election_timeout_max");
+        check(|config| config.memory_limit_bytes = 1 << 20, "memory_limit_bytes");
+        check(|config| config.max_request_bytes = 1 << 30, "max_request_bytes");
+        check(|config| config.max_txn_ops = 0, "max_txn_ops");
         check(|config| config.initial_cluster = vec![("b".into(), "127.0.0.1:1".into())], "\"a\"");
         let twice =
             |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];

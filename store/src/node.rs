@@ -1,5 +1,6 @@
 //! One member, assembled: log, state machine, consensus, peers, leases, client port.
 
+mod house;
 mod identity;
 pub(crate) mod leadership;
 pub(crate) mod leases;
@@ -19,6 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::house::House;
 use self::leadership::Leaders;
 use self::leases::Leases;
 use self::propose::Proposer;
@@ -57,6 +59,7 @@ struct Inner {
     client_address: Option<SocketAddr>,
     raft: Raft,
     wal: Wal,
+    house: House,
     engine: Arc<Engine>,
     hub: Arc<Hub>,
     peers: Arc<Peers>,
@@ -302,6 +305,10 @@ impl Store {
 
     pub(crate) fn metrics_text(&self) -> Option<String> {
         self.inner.config.metrics.as_ref().map(|metrics| (metrics.0)())
+    }
+
+    pub(crate) fn max_request_bytes(&self) -> usize {
+        self.inner.config.max_request_bytes
     }
 
     pub(crate) fn election_timeout(&self) -> Duration {

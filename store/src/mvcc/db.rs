@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -14,6 +14,7 @@ use rocksdb::{
     WriteBatch, WriteBufferManager, WriteOptions,
 };
 
+use super::alarms::Alarms;
 use super::rows::{self, BadRow, KEYS, State, VERSION_SUFFIX_LEN};
 use super::{Config, EngineError, LeaseRecord};
 
@@ -29,6 +30,8 @@ pub(crate) struct Instance {
     compact_revision: AtomicI64,
     state: Mutex<State>,
     pub(super) leases: RwLock<BTreeMap<i64, LeaseRecord>>,
+    alarms: RwLock<Alarms>,
+    downgrade: RwLock<Option<String>>,
 }
 
 /// Strips the version from the row key of a key's version, so that one Bloom filter
@@ -154,6 +157,8 @@ impl Instance {
             compact_revision: AtomicI64::new(0),
             state: Mutex::new(State::EMPTY),
             leases: RwLock::default(),
+            alarms: RwLock::default(),
+            downgrade: RwLock::default(),
         };
         let state = match instance.get(rows::STATE)? {
             Some(row) => State::decode(&row).map_err(|bad| instance.damaged(bad))?,
@@ -163,6 +168,9 @@ impl Instance {
         instance.floor.store(state.compact_revision, Ordering::Release);
         instance.publish(state);
         instance.leases = RwLock::new(instance.read_leases()?);
+        instance.alarms = RwLock::new(instance.read_alarms()?);
+        let downgrade = instance.get(rows::DOWNGRADE)?.map(|row| String::from_utf8_lossy(&row).into_owned());
+        instance.downgrade = RwLock::new(downgrade);
         Ok(instance)
     }
 
@@ -176,6 +184,33 @@ impl Instance {
             Ok(true)
         })?;
         Ok(leases)
+    }
+
+    fn read_alarms(&self) -> Result<Alarms, EngineError> {
+        let mut alarms = Alarms::default();
+        let (from, to) = rows::alarm_bounds();
+        self.scan(&from, &to, |key, row| {
+            let (member, alarm) = rows::parse_alarm_key(key)?;
+            alarms.insert(member, alarm, row == [1]);
+            Ok(true)
+        })?;
+        Ok(alarms)
+    }
+
+    pub(crate) fn alarms(&self) -> RwLockReadGuard<'_, Alarms> {
+        self.alarms.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn alarms_mut(&self) -> RwLockWriteGuard<'_, Alarms> {
+        self.alarms.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn downgrade(&self) -> Option<String> {
+        self.downgrade.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(super) fn set_downgrade(&self, target: Option<String>) {
+        *self.downgrade.write().unwrap_or_else(PoisonError::into_inner) = target;
     }
 
     pub(super) fn failed(&self, action: &'static str) -> impl Fn(rocksdb::Error) -> EngineError + '_ {
@@ -267,6 +302,10 @@ impl Instance {
 
     pub(super) fn flush(&self) -> Result<(), EngineError> {
         self.db.flush().map_err(self.failed("be flushed"))
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        self.property(c"rocksdb.live-sst-files-size") + self.property(c"rocksdb.cur-size-all-mem-tables")
     }
 
     pub(super) fn property(&self, name: &CStr) -> u64 {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 
 use arc_swap::ArcSwap;
@@ -16,8 +17,11 @@ use super::db::Instance;
 use super::hash::{self, HashKv};
 use super::rows::Revision;
 use super::view::{KeyRange, Keys, Lookup, Scan};
-use super::{Checkpoint, Config, EngineError, LeaseRecord, ReadError, is_read_only, range, rows, txn};
+use super::{
+    Alarms, Checkpoint, Config, EngineError, LeaseRecord, ReadError, Space, is_read_only, range, rows, space, txn,
+};
 use crate::command::{ApplyError, Operation};
+use crate::quota::Load;
 
 /// Names the directory of the live database; replaced by a rename.
 const CURRENT: &str = "CURRENT";
@@ -28,6 +32,7 @@ pub struct Engine {
     config: Config,
     live: ArcSwap<Instance>,
     collected: watch::Sender<i64>,
+    tight: AtomicBool,
 }
 
 impl Engine {
@@ -45,7 +50,8 @@ impl Engine {
         };
         remove_others(directory, &name)?;
         let instance = Instance::open(&directory.join(&name), &config)?;
-        Ok(Engine { config, live: ArcSwap::from_pointee(instance), collected: watch::Sender::new(-1) })
+        let (live, collected) = (ArcSwap::from_pointee(instance), watch::Sender::new(-1));
+        Ok(Engine { config, live, collected, tight: AtomicBool::new(false) })
     }
 
     /// Replaces the database by the checkpoint in `received`, which is moved away.
@@ -145,7 +151,7 @@ impl Engine {
     /// # Errors
     /// `Apply` is for the client: `NotReadOnly` when it could write.
     pub fn read_txn(&self, request: &TxnRequest) -> Result<TxnResponse, ReadError> {
-        txn::check_txn(request)?;
+        txn::check_txn(request, usize::MAX)?;
         if !is_read_only(request) {
             return Err(ApplyError::NotReadOnly.into());
         }
@@ -163,8 +169,8 @@ impl Engine {
     ///
     /// # Errors
     /// What the client is told.
-    pub fn check(operation: &Operation) -> Result<(), ApplyError> {
-        super::check(operation)
+    pub fn check(operation: &Operation, max_txn_ops: usize) -> Result<(), ApplyError> {
+        super::check(operation, max_txn_ops)
     }
 
     /// Whether a transaction can only read.
@@ -186,6 +192,16 @@ impl Engine {
     pub fn applied_hash(&self) -> (u64, u64) {
         let state = self.live.load().state();
         (state.applied.map_or(0, |id| id.index), state.hash)
+    }
+
+    /// The alarms that are raised.
+    pub(crate) fn alarms(&self) -> Alarms {
+        self.live.load().alarms().clone()
+    }
+
+    /// The version that the members are to be downgraded to.
+    pub fn downgrade(&self) -> Option<String> {
+        self.live.load().downgrade()
     }
 
     /// All leases, by id.
@@ -251,14 +267,41 @@ impl Engine {
 
     /// The bytes on disk and in memtables.
     pub fn size_bytes(&self) -> u64 {
+        self.live.load().size_bytes()
+    }
+
+    /// How hard the database has to work, and what it holds.
+    pub(crate) fn load(&self) -> Load {
         let instance = self.live();
-        instance.property(c"rocksdb.total-sst-files-size") + instance.property(c"rocksdb.cur-size-all-mem-tables")
+        Load {
+            used_bytes: instance.size_bytes(),
+            level0_files: instance.property(c"rocksdb.num-files-at-level0"),
+            backlog_bytes: instance.property(c"rocksdb.estimate-pending-compaction-bytes"),
+            quota_bytes: 0,
+        }
+    }
+
+    /// Says whether space is short: then it is given back after every compaction.
+    pub(crate) fn set_tight(&self, tight: bool) {
+        self.tight.store(tight, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_tight(&self) -> bool {
+        self.tight.load(Ordering::Relaxed)
     }
 
     /// An estimate of the bytes that hold live rows.
     pub fn size_in_use_bytes(&self) -> u64 {
         let instance = self.live();
         instance.property(c"rocksdb.estimate-live-data-size") + instance.property(c"rocksdb.cur-size-all-mem-tables")
+    }
+
+    /// Which parts of the keys take how much space: see [`Space`]. Blocks a little.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn space(&self, depth: usize) -> Result<Space, EngineError> {
+        space::by_prefix(&self.live(), depth)
     }
 
     /// The changes from `from` on, in order: whole revisions, up to `limit` of them, and no

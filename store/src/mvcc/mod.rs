@@ -4,6 +4,7 @@
 //! index together; what RocksDB has not flushed, the Raft log replays. Always: a reader
 //! sees a whole revision or nothing of it, and what `flushed_applied` names is on disk.
 
+mod alarms;
 mod collect;
 mod db;
 mod engine;
@@ -16,6 +17,7 @@ mod model;
 mod pending;
 mod range;
 mod rows;
+mod space;
 #[cfg(test)]
 mod tests;
 mod txn;
@@ -30,8 +32,10 @@ use crate::wal::EntryId;
 
 pub use engine::Engine;
 pub use hash::HashKv;
+pub use space::Space;
 pub use txn::{check, is_read_only};
 
+pub(crate) use alarms::Alarms;
 pub(crate) use collect::Collector;
 pub(crate) use engine::History;
 pub(crate) use latest::Latest;

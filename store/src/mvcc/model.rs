@@ -277,7 +277,7 @@ impl Model {
     }
 
     fn run(&mut self, before: &Model, operation: &Operation, next: i64) -> Result<CommandResult, ApplyError> {
-        super::check(operation)?;
+        super::check(operation, usize::MAX)?;
         Ok(match operation {
             Operation::Put(request) => {
                 self.check_put(request, false)?;

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use quorate_proto::etcd::AlarmType;
 use rocksdb::WriteBatch;
 
 use super::db::Instance;
@@ -12,6 +13,7 @@ use super::latest::Latest;
 use super::rows::{self, Revision, Row, State};
 use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{EngineError, LeaseRecord, hash};
+use crate::command::{ApplyError, Operation};
 
 /// The versions a batch gave one key, oldest first.
 #[derive(Debug, Default)]
@@ -148,6 +150,46 @@ impl<'a> Pending<'a> {
     pub(super) fn remove_lease(&mut self, id: i64) {
         self.batch.delete(rows::lease_key(id));
         self.instance.leases_mut().remove(&id);
+    }
+
+    pub(super) fn alarm(&self, member: u64, alarm: i32) -> Option<bool> {
+        let kind = AlarmType::try_from(alarm).ok()?;
+        self.instance.alarms().get(member, kind)
+    }
+
+    /// Why an operation must not be applied now.
+    pub(super) fn refusal(&self, operation: &Operation) -> Option<ApplyError> {
+        self.instance.alarms().refusal(operation)
+    }
+
+    /// As leases, alarms may be seen a moment before their batch is written.
+    pub(super) fn put_alarm(&mut self, member: u64, alarm: i32, automatic: bool) {
+        self.put_state(&rows::alarm_key(member, alarm), Some(&[u8::from(automatic)]));
+        self.instance.alarms_mut().insert(member, alarm, automatic);
+    }
+
+    pub(super) fn remove_alarm(&mut self, member: u64, alarm: i32) {
+        self.put_state(&rows::alarm_key(member, alarm), None);
+        self.instance.alarms_mut().remove(member, alarm);
+    }
+
+    pub(super) fn downgrade(&self) -> Option<String> {
+        self.instance.downgrade()
+    }
+
+    pub(super) fn set_downgrade(&mut self, target: Option<&str>) {
+        self.put_state(rows::DOWNGRADE, target.map(str::as_bytes));
+        self.instance.set_downgrade(target.map(str::to_owned));
+    }
+
+    /// Writes or removes a row that has no versions; either shows in the hash.
+    fn put_state(&mut self, row_key: &[u8], row: Option<&[u8]>) {
+        match row {
+            Some(row) => self.batch.put(row_key, row),
+            None => self.batch.delete(row_key),
+        }
+        let written = row.unwrap_or(b"removed");
+        self.state.hash = self.state.hash.wrapping_add(hash::row_hash(row_key, written));
     }
 
     pub(crate) fn set_membership(&mut self, membership: &[u8]) {

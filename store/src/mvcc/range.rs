@@ -97,20 +97,20 @@ pub(super) fn collect(
     let stop_at = if looks_at_all { usize::MAX } else { limit.saturating_add(1) };
     let mut kvs: Vec<KeyValue> = Vec::new();
     let (mut count, mut more) = (0, false);
+    if request.count_only {
+        count = keys.count()?;
+    }
     while let Some((key, row)) = keys.next()? {
         count += 1;
-        if request.count_only || more {
-            continue;
-        }
         let kv = row.to_key_value(key);
         if !passes(request, &kv) {
             continue;
         }
         kvs.push(kv);
         if kvs.len() == stop_at {
-            // Only counting from here.
-            keys.skip_values();
             more = true;
+            count += keys.count()?;
+            break;
         }
     }
     if let Some((target, descending)) = order {

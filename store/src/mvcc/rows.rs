@@ -6,6 +6,8 @@
 //! l | lease u64                               ->  a lease
 //! a | lease u64 | key                         ->  the key belongs to the lease
 //! q | log index u64                           ->  a request that took effect, its result
+//! h | a | member u64 | alarm i32              ->  an alarm: raised by the member itself?
+//! h | d                                       ->  the version to downgrade to
 //! m | name                                    ->  state of the whole
 //! ```
 //!
@@ -25,6 +27,8 @@ const ATTACHMENTS: u8 = b'a';
 const REQUESTS: u8 = b'q';
 pub(super) const STATE: &[u8] = b"mstate";
 pub(super) const MEMBERSHIP: &[u8] = b"mmembership";
+const ALARMS: &[u8] = b"ha";
+pub(super) const DOWNGRADE: &[u8] = b"hd";
 const ATTRIBUTES: &[u8] = b"mattributes";
 
 /// The bytes of a revision and sub at the end of a version's row key.
@@ -64,6 +68,9 @@ impl Row {
 /// Bytes on disk that are not a row; says which.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct BadRow(pub(super) &'static str);
+
+/// The bytes that end an escaped key.
+pub(super) const KEY_END_LEN: usize = 2;
 
 /// `k | escaped key`: what all versions of a key begin with.
 pub(super) fn put_key_prefix(buffer: &mut Vec<u8>, key: &[u8]) {
@@ -140,6 +147,12 @@ pub(super) fn parse_row(mut bytes: &[u8], revision: Revision, with_value: bool) 
     let (create, version, lease) = (bytes.get_i64(), bytes.get_i64(), bytes.get_i64());
     let value = if with_value { Bytes::copy_from_slice(bytes) } else { Bytes::new() };
     Ok(Row { revision, tombstone, create, version, lease, value })
+}
+
+/// Whether a version is the end of its key.
+pub(super) fn is_tombstone(row: &[u8]) -> Result<bool, BadRow> {
+    let header = row.get(..ROW_HEADER_LEN).ok_or(BadRow("a version is cut short"))?;
+    Ok(header[0] == TOMBSTONE)
 }
 
 pub(super) fn change_key(revision: Revision) -> [u8; 13] {
@@ -220,6 +233,24 @@ pub(super) fn attachment_key(lease: i64, key: &[u8]) -> Vec<u8> {
     row.extend_from_slice(&numbered(ATTACHMENTS, lease as u64));
     row.extend_from_slice(key);
     row
+}
+
+pub(super) fn alarm_key(member: u64, alarm: i32) -> Vec<u8> {
+    [ALARMS, &member.to_be_bytes(), &alarm.to_be_bytes()].concat()
+}
+
+/// All alarms lie between these.
+pub(super) fn alarm_bounds() -> (Vec<u8>, Vec<u8>) {
+    (ALARMS.to_vec(), [ALARMS, &[255; 13]].concat())
+}
+
+/// The member and the alarm of a row.
+pub(super) fn parse_alarm_key(row_key: &[u8]) -> Result<(u64, i32), BadRow> {
+    let mut rest = row_key.strip_prefix(ALARMS).unwrap_or_default();
+    if rest.len() != 12 {
+        return Err(BadRow("the key of an alarm has another length"));
+    }
+    Ok((rest.get_u64(), rest.get_i32()))
 }
 
 pub(super) fn attributes_key(member: u64) -> Vec<u8> {

@@ -312,7 +312,7 @@ fn run_against_model(seed: u64, steps: u64) {
     batched.apply(log[log.len() - waiting.len()..].to_vec()).expect("it applies");
     for engine in [single.engine(), batched.engine()] {
         check_history(&engine, &model, &context);
-        collect::collect(&engine.live()).expect("a collection");
+        collect::collect(&engine.live(), || true).expect("a collection");
         engine.live().db.compact_range(None::<&[u8]>, None::<&[u8]>);
         check_history(&engine, &model, &context);
     }
@@ -362,14 +362,14 @@ fn compaction_removes_what_nobody_can_read() {
     let revision = machine.engine().revision();
     apply_all(&mut machine, vec![compact(revision)]);
     let engine = machine.engine();
-    collect::collect(&engine.live()).expect("a collection");
+    collect::collect(&engine.live(), || true).expect("a collection");
     engine.live().db.compact_range(None::<&[u8]>, None::<&[u8]>);
     // The live version, and the deletion exactly at the compacted revision with the
     // change that a watch from there still sees.
     assert_eq!(count_rows(&engine, rows::KEYS), 2);
     assert_eq!(count_rows(&engine, rows::CHANGES), 1);
     apply_all(&mut machine, vec![put("kept", "last"), compact(revision + 1)]);
-    collect::collect(&engine.live()).expect("a collection");
+    collect::collect(&engine.live(), || true).expect("a collection");
     engine.live().db.compact_range(None::<&[u8]>, None::<&[u8]>);
     assert_eq!(count_rows(&engine, rows::KEYS), 1);
     let old = engine.range(&everything(revision)).expect_err("compacted");

@@ -12,27 +12,26 @@ use quorate_proto::etcd::{
 };
 
 use super::pending::Pending;
-use super::range;
 use super::rows::Row;
 use super::view::{KeyRange, Keys};
 use super::{EngineError, LeaseRecord, ReadError};
+use super::{alarms, range};
 use crate::command::{ApplyError, CommandResult, Operation};
 
-/// etcd's default for `--max-txn-ops`.
-const MAX_TXN_OPS: usize = 128;
 /// etcd's: more seconds than this overflow its clock.
 const MAX_LEASE_TTL: i64 = 9_000_000_000;
 
 /// The checks of a command that need no state; to be made before it is proposed. They
-/// are made again when it is applied.
+/// are made again when it is applied, except for the number of operations: members may
+/// be set to different limits, and have to apply the same.
 ///
 /// # Errors
 /// What the client is told.
-pub fn check(operation: &Operation) -> Result<(), ApplyError> {
+pub fn check(operation: &Operation, max_txn_ops: usize) -> Result<(), ApplyError> {
     match operation {
         Operation::Put(request) => check_put(request),
         Operation::DeleteRange(request) => check_delete(request),
-        Operation::Txn(request) => check_txn(request),
+        Operation::Txn(request) => check_txn(request, max_txn_ops),
         Operation::LeaseGrant { ttl, .. } if *ttl > MAX_LEASE_TTL => Err(ApplyError::LeaseTtlTooLarge),
         _ => Ok(()),
     }
@@ -61,8 +60,8 @@ fn check_delete(request: &DeleteRangeRequest) -> Result<(), ApplyError> {
 }
 
 /// The checks of a transaction that need no state.
-pub(super) fn check_txn(request: &TxnRequest) -> Result<(), ApplyError> {
-    check_limits(request, MAX_TXN_OPS)?;
+pub(super) fn check_txn(request: &TxnRequest, max_ops: usize) -> Result<(), ApplyError> {
+    check_limits(request, max_ops)?;
     Writes::of(&request.success)?;
     Writes::of(&request.failure)?;
     Ok(())
@@ -235,7 +234,11 @@ pub(super) fn read_range(
 /// Applies a command to the batch in progress. An error of kind `Apply` means that
 /// nothing was changed.
 pub(crate) fn execute(pending: &mut Pending<'_>, operation: &Operation) -> Result<CommandResult, ReadError> {
-    check(operation)?;
+    // Before the checks, as in etcd.
+    if let Some(refusal) = pending.refusal(operation) {
+        return Err(refusal.into());
+    }
+    check(operation, usize::MAX)?;
     let mut writer = Writer { changes: 0, pending };
     let result = match operation {
         Operation::Put(request) => {
@@ -266,6 +269,8 @@ pub(crate) fn execute(pending: &mut Pending<'_>, operation: &Operation) -> Resul
             writer.pending.set_attributes(*member, attributes);
             CommandResult::Done { revision: writer.revision() }
         }
+        Operation::Alarm(change) => CommandResult::Alarm(alarms::change(writer.pending, *change)),
+        Operation::Downgrade { target } => writer.downgrade(target.as_deref())?,
         Operation::Noop => CommandResult::Done { revision: writer.revision() },
     };
     if writer.changes > 0 {
@@ -434,6 +439,15 @@ impl Writer<'_, '_> {
         }
         state.compact_revision = revision;
         Ok(CommandResult::Compact { revision: state.revision })
+    }
+
+    fn downgrade(&mut self, target: Option<&str>) -> Result<CommandResult, ApplyError> {
+        match (target, self.pending.downgrade()) {
+            (Some(_), Some(_)) => return Err(ApplyError::DowngradeInProgress),
+            (None, None) => return Err(ApplyError::NoDowngrade),
+            _ => self.pending.set_downgrade(target),
+        }
+        Ok(CommandResult::Done { revision: self.revision() })
     }
 
     fn grant(&mut self, id: i64, ttl: i64) -> Result<CommandResult, ApplyError> {

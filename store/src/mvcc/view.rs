@@ -149,6 +149,29 @@ impl<'a> Stored<'a> {
         }
     }
 
+    /// How many keys from here on are alive, without making anything of them.
+    fn count(&mut self) -> Result<i64, EngineError> {
+        let mut count = 0;
+        loop {
+            let damaged = |bad| self.instance.damaged(bad);
+            let Some((row_key, row)) = self.iterator.item() else {
+                self.iterator.status().map_err(self.instance.failed("be read"))?;
+                return Ok(count);
+            };
+            let (prefix, revision) = rows::split_version(row_key).map_err(damaged)?;
+            self.prefix.clear();
+            self.prefix.extend_from_slice(prefix);
+            if revision.main > self.at {
+                self.skip_newer();
+                continue;
+            }
+            if !rows::is_tombstone(row).map_err(damaged)? {
+                count += 1;
+            }
+            self.skip_key();
+        }
+    }
+
     /// Moves to the first version of the present key that is old enough, or beyond.
     fn skip_newer(&mut self) {
         for _ in 0..STEPS_BEFORE_SEEK {
@@ -257,10 +280,20 @@ impl Keys<'_> {
         }
     }
 
-    /// Values are not needed from here on.
-    pub(crate) fn skip_values(&mut self) {
-        if let Keys::Many(scan) = self {
-            scan.stored.with_values = false;
+    /// How many there are from here on; there are none after it.
+    pub(crate) fn count(&mut self) -> Result<i64, EngineError> {
+        let mut count = 0;
+        match self {
+            Keys::Many(scan) if scan.pending.is_none() => {
+                let read_ahead = scan.next_stored.take().filter(|(_, row)| !row.tombstone);
+                count = i64::from(read_ahead.is_some()) + scan.stored.count()?;
+            }
+            _ => {
+                while self.next()?.is_some() {
+                    count += 1;
+                }
+            }
         }
+        Ok(count)
     }
 }

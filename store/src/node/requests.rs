@@ -21,14 +21,11 @@ use crate::peer::Lane;
 use crate::raft::ReadIndexError;
 use crate::watch::Watcher;
 
-/// The largest write, as etcd's default.
-const MAX_REQUEST_BYTES: usize = (1 << 20) + (512 << 10);
-
 /// The pause before the leader is asked again.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
 
 /// A write's outcome of another kind than its operation: the state machine is broken.
-fn wrong_kind(result: &CommandResult) -> ! {
+pub(super) fn wrong_kind(result: &CommandResult) -> ! {
     panic!("a command was answered as another one: {result:?}")
 }
 
@@ -39,6 +36,7 @@ impl Store {
     /// # Errors
     /// `Refused` as etcd refuses; `NoLeader` or `Timeout` when no quorum answers.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
+        self.check_serving()?;
         if !request.serializable {
             self.inner.read_index.wait().await?;
         }
@@ -78,9 +76,10 @@ impl Store {
     /// As [`Store::put`]; `Refused(FenceNotCurrent)` when the reign is over.
     pub async fn txn(&self, request: TxnRequest, fence: Option<Fence>) -> Result<TxnResponse, StoreError> {
         if fence.is_none() && Engine::is_read_only(&request) {
+            self.check_serving()?;
             // Checked as a write would be, so that both refuse alike.
             let operation = Operation::Txn(request);
-            Engine::check(&operation)?;
+            Engine::check(&operation, self.inner.config.max_txn_ops)?;
             let Operation::Txn(request) = operation else { return Err(StoreError::Unsupported("this transaction")) };
             self.inner.read_index.wait().await?;
             let mut response = self.inner.engine.read_txn(&request).map_err(read_error)?;
@@ -188,6 +187,7 @@ impl Store {
     /// # Errors
     /// As [`Store::range`].
     pub async fn leases(&self) -> Result<LeaseLeasesResponse, StoreError> {
+        self.check_serving()?;
         self.inner.read_index.wait().await?;
         let leases = self.inner.engine.leases().into_iter().map(|lease| LeaseStatus { id: lease.id }).collect();
         Ok(LeaseLeasesResponse { header: Some(self.header(self.revision())), leases })
@@ -196,11 +196,12 @@ impl Store {
     /// Watches keys on this member, from any revision that is not compacted.
     ///
     /// # Errors
-    /// `Stopped` when the store is closing.
+    /// `Stopped` when the store is closing; `Refused(Corrupt)` on a member put aside.
     pub fn watch(&self, request: WatchCreateRequest) -> Result<Watcher, StoreError> {
         if self.inner.cancel.is_cancelled() {
             return Err(StoreError::Stopped);
         }
+        self.check_serving()?;
         Ok(self.inner.hub.watch(request))
     }
 
@@ -229,10 +230,11 @@ impl Store {
     }
 
     async fn write(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
-        if size(&operation) > MAX_REQUEST_BYTES {
+        self.admit_write(&operation).await?;
+        if size(&operation) > self.inner.config.max_request_bytes {
             return Err(StoreError::TooLarge);
         }
-        Engine::check(&operation)?;
+        Engine::check(&operation, self.inner.config.max_txn_ops)?;
         gauge!("etcd_server_proposals_pending").increment(1.0);
         let result = self.inner.proposer.propose(operation, fence).await;
         gauge!("etcd_server_proposals_pending").decrement(1.0);
@@ -255,6 +257,7 @@ impl Store {
         H: Future<Output = Result<T, StoreError>>,
         R: Future<Output = Result<T, tonic::Status>>,
     {
+        self.check_serving()?;
         let deadline = Instant::now() + self.inner.config.request_timeout;
         let mut leaders = self.inner.leaders.clone();
         loop {
@@ -288,7 +291,7 @@ impl Store {
     }
 
     /// Says who answers.
-    fn fill(&self, header: &mut Option<ResponseHeader>) {
+    pub(super) fn fill(&self, header: &mut Option<ResponseHeader>) {
         let revision = header.as_ref().map_or_else(|| self.revision(), |header| header.revision);
         *header = Some(self.header(revision));
     }

@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::house::House;
 use super::leadership::Leader;
 use super::leases::Leases;
 use super::propose::Proposer;
@@ -23,7 +24,7 @@ use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, Peers, Prese
 use crate::raft::snapshot::Area;
 use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
-use crate::{apply, mvcc, rpc, serve, wal};
+use crate::{apply, memory, mvcc, rpc, serve, wal};
 
 pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, StartError> {
     config.validate()?;
@@ -32,6 +33,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
 
     let mut log_config = wal::Config::new(config.data_dir.join("wal"));
     log_config.segment_size_bytes = config.log_segment_bytes;
+    log_config.ring_size_bytes = memory::budget(config.memory_limit_bytes).log_bytes;
     let (wal, recovered) = Wal::open(log_config, disk)?;
     if recovered.truncated_tail {
         tracing::info!("cut off a record of the log that was being written when the process ended");
@@ -129,6 +131,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         client_address,
         raft,
         wal,
+        house: House::default(),
         engine,
         hub,
         peers,
@@ -157,11 +160,12 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
 
 fn open_machine(config: &Config) -> Result<apply::StateMachine, StartError> {
     let path = config.data_dir.join("db");
+    let budget = memory::budget(config.memory_limit_bytes);
     let engine = mvcc::Config {
         directory: path.clone(),
-        block_cache_bytes: config.block_cache_bytes,
-        write_buffer_bytes: config.write_buffer_bytes,
-        history_bytes: config.history_bytes,
+        block_cache_bytes: budget.cache_bytes,
+        write_buffer_bytes: budget.memtable_bytes,
+        history_bytes: budget.history_bytes,
     };
     apply::StateMachine::open(engine).map_err(|source| StartError::StateMachine { path, source })
 }

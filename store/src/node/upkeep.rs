@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use metrics::{counter, gauge, histogram};
+use metrics::{counter, gauge};
 use quorate_proto::fence::Fence;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::Inner;
 use super::leadership::{self, Leader};
+use super::{Inner, house};
 use crate::command::Operation;
 use crate::error::StoreError;
 use crate::raft::{Role, View};
@@ -29,6 +29,9 @@ const CHECKPOINT_TICK: Duration = Duration::from_secs(60);
 /// How often the length of the log is looked at.
 const LOG_TICK: Duration = Duration::from_secs(5);
 
+/// How often the space is looked at: what is written in between is reckoned.
+const SPACE_TICK: Duration = Duration::from_millis(250);
+
 /// A log of more segments than this goes down to what the state machine needs: a member
 /// that lags is then sent files.
 const MAX_SEGMENTS: u64 = 16;
@@ -40,7 +43,7 @@ const STALL_PAUSE: Duration = Duration::from_secs(5);
 pub(super) fn spawn(inner: &Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: watch::Sender<Option<Fence>>) {
     inner.tasks.spawn(lead(Arc::clone(inner), leaders, fences));
     inner.tasks.spawn(guard(Arc::clone(inner)));
-    for task in [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes] {
+    for task in [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes, Chore::Space] {
         let inner = Arc::clone(inner);
         inner.tasks.clone().spawn(async move {
             let cancel = inner.cancel.clone();
@@ -65,7 +68,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             },
             _ = tick.tick() => {
                 let view = inner.raft.view();
-                measure(&inner, &view);
+                measure(&view);
                 view
             }
         };
@@ -112,14 +115,13 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
     fences.send_replace(None);
 }
 
-fn measure(inner: &Inner, view: &View) {
+fn measure(view: &View) {
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     let number = |value: u64| value as f64;
     gauge!("etcd_server_has_leader").set(number(u64::from(view.leader.is_some())));
     gauge!("etcd_server_is_leader").set(number(u64::from(view.role == Role::Leader)));
     gauge!("etcd_server_proposals_committed_total").set(number(view.committed));
     gauge!("etcd_server_proposals_applied_total").set(number(view.applied.index));
-    histogram!("etcd_disk_wal_fsync_duration_seconds").record(inner.wal.last_fsync().as_secs_f64());
 }
 
 /// Ends the process when the log could not be written.
@@ -147,6 +149,7 @@ enum Chore {
     Checkpoints,
     Log,
     Attributes,
+    Space,
 }
 
 impl Chore {
@@ -155,6 +158,7 @@ impl Chore {
             Chore::Leases => LEASE_TICK,
             Chore::Checkpoints => CHECKPOINT_TICK,
             Chore::Log => LOG_TICK,
+            Chore::Space => SPACE_TICK,
             Chore::Attributes => return publish_attributes(inner).await,
         };
         let mut tick = interval(period);
@@ -165,6 +169,7 @@ impl Chore {
                 Chore::Leases => revoke_expired(inner).await,
                 Chore::Checkpoints => keep_checkpoints(inner).await,
                 Chore::Log => shorten_log(inner).await,
+                Chore::Space => house::watch_space(inner).await,
                 Chore::Attributes => {}
             }
         }

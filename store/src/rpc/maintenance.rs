@@ -3,12 +3,11 @@
 use std::pin::Pin;
 
 use futures::Stream;
-use quorate_proto::etcd::alarm_request::AlarmAction;
 use quorate_proto::etcd::maintenance_server::Maintenance as Service;
 use quorate_proto::etcd::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, SnapshotRequest,
-    SnapshotResponse, StatusRequest, StatusResponse,
+    AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
+    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse,
+    SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 use tonic::{Request, Response, Status};
 
@@ -32,24 +31,20 @@ impl Maintenance {
 impl Service for Maintenance {
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
-    /// Alarms clear themselves here: there is none to list and none to disarm.
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        match request.into_inner().action() {
-            AlarmAction::Get | AlarmAction::Deactivate => {
-                let header = self.0.header(self.0.revision());
-                Ok(Response::new(AlarmResponse { header: Some(header), alarms: Vec::new() }))
-            }
-            AlarmAction::Activate => Err(unsupported("raising an alarm")),
-        }
+        answer(self.0.alarm(request.into_inner()).await)
     }
 
     async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         let status = self.0.status();
         let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-        let errors = match status.leader {
+        let mut errors = match status.leader {
             0 => vec![Status::from(StoreError::NoLeader).message().to_owned()],
             _ => Vec::new(),
         };
+        errors.extend(self.0.alarms().iter().map(alarm_text));
+        let target = self.0.downgrade_target();
+        let downgrade = DowngradeInfo { enabled: target.is_some(), target_version: target.unwrap_or_default() };
         Ok(Response::new(StatusResponse {
             header: Some(self.0.header(status.revision)),
             version: SERVER_VERSION.to_owned(),
@@ -62,8 +57,8 @@ impl Service for Maintenance {
             errors,
             is_learner: status.is_learner,
             storage_version: SERVER_VERSION.to_owned(),
-            db_size_quota: 0,
-            downgrade_info: None,
+            db_size_quota: size(self.0.quota_bytes()),
+            downgrade_info: Some(downgrade),
         }))
     }
 
@@ -90,7 +85,25 @@ impl Service for Maintenance {
         answer(moved.map(|()| MoveLeaderResponse { header: Some(self.0.header(self.0.revision())) }))
     }
 
-    async fn downgrade(&self, _: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        Err(unsupported("downgrading"))
+    async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
+        answer(self.0.downgrade(request.into_inner()).await)
+    }
+}
+
+/// An alarm as etcd prints it among the errors of a member.
+fn alarm_text(alarm: &AlarmMember) -> String {
+    format!("memberID:{} alarm:{} ", alarm.member_id, alarm.alarm().as_str_name())
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::etcd::AlarmType;
+
+    use super::*;
+
+    #[test]
+    fn alarms_are_printed_as_etcd_prints_them() {
+        let alarm = AlarmMember { member_id: 13803658152347727308, alarm: AlarmType::Nospace.into() };
+        assert_eq!(alarm_text(&alarm), "memberID:13803658152347727308 alarm:NOSPACE ");
     }
 }

@@ -26,21 +26,22 @@ use tonic::{Response, Status};
 use crate::error::StoreError;
 use crate::node::Store;
 
-/// The largest message a client may send: etcd's request limit and its overhead.
-const MAX_RECEIVE_BYTES: usize = 2 << 20;
+/// What a message may have beside the request in it: etcd's.
+const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 
 /// Everything the client port answers.
 pub(crate) fn router(store: &Store) -> Router {
+    let max_receive_bytes = store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES;
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(
             KvServer::new(kv::Kv(store.clone()))
-                .max_decoding_message_size(MAX_RECEIVE_BYTES)
+                .max_decoding_message_size(max_receive_bytes)
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(
             WatchServer::new(watch::Watch(store.clone()))
-                .max_decoding_message_size(MAX_RECEIVE_BYTES)
+                .max_decoding_message_size(max_receive_bytes)
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(LeaseServer::new(lease::Lease(store.clone())).max_encoding_message_size(usize::MAX))

@@ -35,10 +35,17 @@ fn refusal(error: &ApplyError) -> Code {
         | ApplyError::TooManyOps
         | ApplyError::DuplicateKey
         | ApplyError::InvalidSortOption
+        | ApplyError::DowngradeVersionFormat
+        | ApplyError::DowngradeVersion
         | ApplyError::NotReadOnly => Code::InvalidArgument,
         ApplyError::Compacted | ApplyError::FutureRevision | ApplyError::LeaseTtlTooLarge => Code::OutOfRange,
         ApplyError::LeaseNotFound => Code::NotFound,
-        ApplyError::LeaseExists | ApplyError::FenceNotCurrent => Code::FailedPrecondition,
+        ApplyError::LeaseExists
+        | ApplyError::FenceNotCurrent
+        | ApplyError::DowngradeInProgress
+        | ApplyError::NoDowngrade => Code::FailedPrecondition,
+        ApplyError::NoSpace => Code::ResourceExhausted,
+        ApplyError::Corrupt => Code::DataLoss,
         ApplyError::RequestExpired => Code::Unavailable,
         ApplyError::Undecodable(_) => Code::Internal,
     }
@@ -60,6 +67,24 @@ mod tests {
         check(ApplyError::LeaseNotFound.into(), Code::NotFound, "etcdserver: requested lease not found");
         check(ApplyError::LeaseExists.into(), Code::FailedPrecondition, "etcdserver: lease already exists");
         check(ApplyError::FenceNotCurrent.into(), Code::FailedPrecondition, "quorate: fence is no longer current");
+        check(ApplyError::NoSpace.into(), Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded");
+        check(ApplyError::Corrupt.into(), Code::DataLoss, "etcdserver: corrupt cluster");
+        check(
+            ApplyError::DowngradeInProgress.into(),
+            Code::FailedPrecondition,
+            "etcdserver: cluster has a downgrade job in progress",
+        );
+        check(ApplyError::NoDowngrade.into(), Code::FailedPrecondition, "etcdserver: no inflight downgrade job");
+        check(
+            ApplyError::DowngradeVersionFormat.into(),
+            Code::InvalidArgument,
+            "etcdserver: wrong downgrade target version format",
+        );
+        check(
+            ApplyError::DowngradeVersion.into(),
+            Code::InvalidArgument,
+            "etcdserver: invalid downgrade target version",
+        );
         check(StoreError::NoLeader, Code::Unavailable, "etcdserver: no leader");
         check(StoreError::Timeout, Code::Unavailable, "etcdserver: request timed out");
         check(
