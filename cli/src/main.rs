@@ -9,6 +9,7 @@ mod master;
 mod node;
 mod output;
 mod pki;
+mod readiness;
 mod status;
 mod supervise;
 mod up;

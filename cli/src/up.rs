@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::fcntl::{Flock, FlockArg};
+use quorate_runtime::client::Client;
+use quorate_runtime::http::HttpClient;
+use quorate_runtime::resources;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time;
@@ -15,10 +18,14 @@ use tokio_util::task::TaskTracker;
 use crate::endpoint::{self, Backends, Probe};
 use crate::layout::{ClusterState, Layout, MasterPlace, NodePlace, Running};
 use crate::pki::{self, Pki};
+use crate::readiness::{Readiness, readiness};
 use crate::supervise::{self, Life, Process};
 
 /// How long all masters, and then all nodes, may take to become ready.
 const START_PATIENCE: Duration = Duration::from_secs(60);
+
+/// How long the nodes together may take before the start goes on without them.
+const NODE_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A process that ended by itself that often during the start is not waited for.
 const FAILURES_TO_GIVE_UP: u32 = 2;
@@ -200,9 +207,7 @@ impl Cluster {
         for node in &self.nodes {
             nodes.spawn(supervise::supervise(self.node_process(node), node.life.clone(), stop.clone()));
         }
-        if !self.nodes.is_empty() {
-            println!("Starting {} node(s)", self.nodes.len());
-        }
+        self.wait_for_nodes().await?;
         self.say_what_is_next(endpoint);
         std::future::pending().await
     }
@@ -239,6 +244,39 @@ impl Cluster {
             }
             time::sleep(LOOK).await;
         }
+    }
+
+    /// Returns once every node takes pods, or has said why it does not, or had its time.
+    async fn wait_for_nodes(&self) -> Result<()> {
+        if self.nodes.is_empty() {
+            return Ok(());
+        }
+        println!("Starting {} node(s)", self.nodes.len());
+        let started = Instant::now();
+        let client = HttpClient::from_kubeconfig(&self.layout.admin_kubeconfig()).await?;
+        for node in &self.nodes {
+            let name = &node.place.name;
+            let deadline = started + NODE_PATIENCE;
+            let last = loop {
+                let readiness = match client.get(&resources::nodes(), None, name).await {
+                    Ok(object) => readiness(&object),
+                    Err(status) => Readiness::NotReady(status.message),
+                };
+                // Taints of the start go by themselves.
+                if readiness == Readiness::Ready || Instant::now() > deadline {
+                    break readiness;
+                }
+                time::sleep(LOOK).await;
+            };
+            match last {
+                Readiness::Ready => println!("{name} ready after {:.1} s", started.elapsed().as_secs_f64()),
+                Readiness::Tainted(why) => println!("{name} runs, but takes no pods: {why}"),
+                Readiness::NotReady(why) => {
+                    println!("{name} is not ready yet: {why}; its log is {}", self.layout.log(name).display());
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Shows the last words of masters that keep failing.
