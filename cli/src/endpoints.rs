@@ -2,39 +2,39 @@
 //! `--key` and `--user`, with the meaning that etcdctl gives them, and its environment.
 
 use std::future::Future;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, anyhow, bail, ensure};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Limited};
 use quorate_proto::etcd::auth_client::AuthClient;
 use quorate_proto::etcd::cluster_client::ClusterClient;
 use quorate_proto::etcd::kv_client::KvClient;
 use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::{AuthenticateRequest, Member, MemberListRequest};
-use quorate_transport::tls::{self, TlsFiles};
+use quorate_transport::tls::{self, Trust};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
+use tower::ServiceExt;
 
 /// Where a Debian machine keeps the authorities it trusts, for `https` without `--cacert`.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
+
+/// Where etcd's clients look when nothing is said.
+const DEFAULT_ENDPOINT: &str = "127.0.0.1:2379";
 
 /// The largest answer: what a store holds under one key is small, a list of keys is not.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Endpoints {
-    /// Where members of the store serve clients.
-    #[arg(
-        long,
-        env = "ETCDCTL_ENDPOINTS",
-        value_delimiter = ',',
-        default_value = "127.0.0.1:2379",
-        value_name = "URL,..."
-    )]
+    /// Where members of the store serve clients [default: 127.0.0.1:2379].
+    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', value_name = "URL,...")]
     endpoints: Vec<String>,
     /// The authorities that may vouch for the members.
     #[arg(long, env = "ETCDCTL_CACERT", value_name = "FILE")]
@@ -45,6 +45,9 @@ pub(crate) struct Endpoints {
     /// The key of that certificate.
     #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
+    /// Talk to whoever answers, as with certificates that the members made themselves.
+    #[arg(long, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")]
+    insecure_skip_tls_verify: bool,
     /// Log in as that user.
     #[arg(long, env = "ETCDCTL_USER", hide_env_values = true, value_name = "NAME:PASSWORD")]
     user: Option<String>,
@@ -113,6 +116,24 @@ impl Connection {
         }
     }
 
+    /// What the member answers to an HTTP GET of `path`, beside its gRPC services.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or with anything but 200.
+    pub(crate) async fn get(&self, path: &'static str) -> Result<Bytes> {
+        let request = http::Request::get(path).body(tonic::body::Body::empty()).context("a path of ours")?;
+        let ask = async {
+            let response = self.channel.clone().oneshot(request).await?;
+            ensure!(response.status() == http::StatusCode::OK, "{path} answers {}", response.status());
+            let body = Limited::new(response.into_body(), MAX_ANSWER_BYTES).collect().await;
+            Ok(body.map_err(|error| anyhow!("{path}: {error}"))?.to_bytes())
+        };
+        match tokio::time::timeout(self.timeout, ask).await {
+            Ok(answer) => answer,
+            Err(_) => bail!("{path}: no answer within {:?}", self.timeout),
+        }
+    }
+
     /// The members as this one knows them.
     pub(crate) async fn members(&self, linearizable: bool) -> Result<Vec<Member>, Status> {
         let mut client = self.cluster();
@@ -122,9 +143,17 @@ impl Connection {
 }
 
 impl Endpoints {
+    /// Whether anything says where the members are.
+    pub(crate) fn are_given(&self) -> bool {
+        !self.endpoints.is_empty()
+    }
+
     /// A connection to every endpoint given, logged in if asked for.
     pub(crate) async fn connect(&self) -> Result<Vec<Connection>> {
-        self.connect_to(&self.endpoints).await
+        match self.endpoints.as_slice() {
+            [] => self.connect_to(&[DEFAULT_ENDPOINT.to_owned()]).await,
+            given => self.connect_to(given).await,
+        }
     }
 
     /// The same identity towards other members.
@@ -167,16 +196,16 @@ impl Endpoints {
     }
 
     fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
-        let ca = self.cacert.clone().unwrap_or_else(|| PathBuf::from(SYSTEM_AUTHORITIES));
-        if !ca.exists() && self.cacert.is_none() {
+        let identity = self.cert.as_deref().zip(self.key.as_deref());
+        let trust = match &self.cacert {
+            _ if self.insecure_skip_tls_verify => Trust::Anyone,
+            Some(ca) => Trust::Authority(ca.clone()),
+            None => Trust::Authority(PathBuf::from(SYSTEM_AUTHORITIES)),
+        };
+        if matches!(&trust, Trust::Authority(ca) if self.cacert.is_none() && !ca.exists()) {
             bail!("say with --cacert which authority vouches for the members");
         }
-        Ok(match (&self.cert, &self.key) {
-            (Some(cert), Some(key)) => {
-                tls::client_config(&TlsFiles { cert: cert.clone(), key: key.clone(), ca }, &["h2"])?
-            }
-            _ => tls::anonymous_client_config(Path::new(&ca), &["h2"])?,
-        })
+        Ok(tls::client_config_with(identity, &trust, &["h2"])?)
     }
 
     async fn log_in(&self, user: &str, connections: &mut [Connection]) -> Result<()> {

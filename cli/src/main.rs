@@ -11,6 +11,7 @@ mod output;
 mod pki;
 mod readiness;
 mod status;
+mod store;
 mod supervise;
 mod up;
 
@@ -45,6 +46,8 @@ enum Command {
     Up(up::Arguments),
     /// Run one master: store replica, API server, controllers.
     Master(master::Arguments),
+    /// Run one member of the store alone, in the place of etcd.
+    Store(store::Arguments),
     /// Run one node agent.
     Node(node::Arguments),
     /// Say who leads, who lags, and what the cluster can lose.
@@ -57,15 +60,22 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = Cli::parse_from(store::command_line(std::env::args_os()));
     // Commands that people run speak for themselves; processes of the cluster write logs.
     // The Raft library warns about every attempt to reach a peer that is down.
-    let quiet = !matches!(cli.command, Command::Master(_) | Command::Node(_));
-    let default = if quiet { "warn,openraft=off" } else { "info,openraft=error" };
+    let default = match &cli.command {
+        Command::Store(arguments) => format!("{},openraft=error", arguments.log().level),
+        Command::Master(_) | Command::Node(_) => "info,openraft=error".to_owned(),
+        _ => "warn,openraft=off".to_owned(),
+    };
     let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
     let ansi = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr).init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(ansi).with_writer(std::io::stderr);
+    match &cli.command {
+        Command::Store(arguments) if arguments.log().json => log.json().init(),
+        _ => log.init(),
+    }
     match run(cli.command) {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
@@ -81,6 +91,7 @@ fn run(command: Command) -> Result<u8> {
         match command {
             Command::Up(arguments) => up::run(arguments).await.map(|()| 0),
             Command::Master(arguments) => master::run(arguments).await.map(|()| 0),
+            Command::Store(arguments) => store::run(arguments).await.map(|()| 0),
             Command::Node(arguments) => node::run(arguments).await.map(|()| 0),
             Command::Status(arguments) => status::run(arguments).await,
             Command::Completion { shell } => {

@@ -1,5 +1,7 @@
 //! `quorate status`: who leads, who lags, what the cluster can lose.
 
+mod members;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,6 +15,7 @@ use quorate_transport::tls::STORE_SERVER_NAME;
 use serde::Serialize;
 use tokio::time;
 
+use crate::endpoints::Endpoints;
 use crate::layout::{ClusterState, MasterPlace, Running};
 use crate::output::{self, Format};
 use crate::pki::Pki;
@@ -25,13 +28,17 @@ const NO_QUORUM: u8 = 2;
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
-  quorate status                       the cluster of ./quorate-data
+  quorate status                       the cluster that `quorate up` keeps in ./quorate-data
+  quorate status --endpoints 127.0.0.1:2379,127.0.0.2:2379
+                                       any store, also a real etcd
   quorate status -o json | jq .members
 Exit codes: 0 the cluster has a leader; 2 it has none; 1 it could not be asked.")]
 pub(crate) struct Arguments {
-    /// The data directory that was given to `quorate up`.
+    /// The data directory that was given to `quorate up`; not used with --endpoints.
     #[arg(long, default_value = "quorate-data", value_name = "DIR")]
     data_dir: PathBuf,
+    #[command(flatten)]
+    endpoints: Endpoints,
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
 }
@@ -68,6 +75,9 @@ struct Row {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
+    if arguments.endpoints.are_given() {
+        return members::run(&arguments.endpoints, arguments.output).await;
+    }
     let Some(state) = ClusterState::read(&arguments.data_dir)? else {
         bail!("no cluster was started in {}: run `quorate up`, or name its --data-dir", arguments.data_dir.display());
     };
@@ -132,7 +142,7 @@ fn report(state: &ClusterState, answers: Vec<Option<Answer>>) -> Report {
     let can_lose = if leader.is_some() { living.saturating_sub(quorum) } else { 0 };
     Report {
         endpoint: state.endpoint,
-        summary: summary(leader.as_deref(), term, living, members.len(), can_lose),
+        summary: summary("master", leader.as_deref(), term, living, members.len(), can_lose),
         leader,
         term,
         can_lose,
@@ -150,19 +160,20 @@ fn role((status, learner): &Answer, id: Option<u64>, term: u64) -> &'static str 
     }
 }
 
-fn summary(leader: Option<&str>, term: u64, living: usize, all: usize, can_lose: usize) -> String {
+/// One sentence on what holds and what can be lost, of `all` voters called `noun`s.
+fn summary(noun: &str, leader: Option<&str>, term: u64, living: usize, all: usize, can_lose: usize) -> String {
     match (leader, can_lose) {
-        (None, _) if living == 0 => "No master answers: the cluster is down.".to_owned(),
-        (None, _) => format!("No leader: {living} of {all} masters answer, and writes wait for a majority."),
+        (None, _) if living == 0 => format!("No {noun} answers: the cluster is down."),
+        (None, _) => format!("No leader: {living} of {all} {noun}s answer, and writes wait for a majority."),
         (Some(leader), 0) if all == 1 => {
-            format!("{leader} leads in term {term}. The only master: losing it stops the cluster.")
+            format!("{leader} leads in term {term}. The only {noun}: losing it stops the cluster.")
         }
         (Some(leader), 0) => {
-            format!("{leader} leads in term {term}. {living} of {all} masters answer: losing one more stops writes.")
+            format!("{leader} leads in term {term}. {living} of {all} {noun}s answer: losing one more stops writes.")
         }
         (Some(leader), can_lose) => {
             format!(
-                "{leader} leads in term {term}. {living} of {all} masters answer: the cluster can lose {can_lose} more."
+                "{leader} leads in term {term}. {living} of {all} {noun}s answer: the cluster can lose {can_lose} more."
             )
         }
     }
@@ -193,7 +204,7 @@ mod tests {
 
     #[track_caller]
     fn check(leader: Option<&str>, living: usize, all: usize, can_lose: usize, expected: &str) {
-        assert_eq!(summary(leader, 7, living, all, can_lose), expected);
+        assert_eq!(summary("master", leader, 7, living, all, can_lose), expected);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_transport::tls::TlsFiles;
+use quorate_transport::tls::{ClientAuth, TlsFiles};
 
 use crate::error::StartError;
 use crate::memory;
@@ -25,12 +25,16 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where peers connect; port 0 takes any.
     pub listen_peer: SocketAddr,
+    /// Further addresses where peers connect.
+    pub also_listen_peer: Vec<SocketAddr>,
     /// Where clients connect (etcd v3, health, metrics); none serves this process only.
     pub listen_client: Option<SocketAddr>,
     /// `host:port` where peers reach this member; none is where it listens.
     pub advertise_peer: Option<String>,
-    /// `host:port` where clients reach this member; none is where it listens.
-    pub advertise_client: Option<String>,
+    /// Further places where clients connect, each with its own TLS.
+    pub listeners: Vec<Listener>,
+    /// The URLs at which clients reach this member; none are those where it listens.
+    pub advertise_client: Vec<String>,
     /// Name and peer `host:port` of every founding member, this one included. Empty
     /// founds a cluster of one. An existing data directory knows its members; addresses
     /// that differ here are believed, so that members may move.
@@ -39,7 +43,9 @@ pub struct Config {
     pub cluster_token: String,
     /// The identity among peers; none talks in plain text.
     pub peer_tls: Option<TlsFiles>,
-    /// The identity towards clients, who must show a certificate; none talks in plain text.
+    /// How members make sure of each other, if they talk over TLS.
+    pub peer_trust: PeerTrust,
+    /// The identity of `listen_client` towards clients, who must show a certificate; none talks in plain text.
     pub client_tls: Option<TlsFiles>,
     pub heartbeat: Duration,
     pub election_timeout_min: Duration,
@@ -61,8 +67,51 @@ pub struct Config {
     /// A restart replays about this many entries at most; the log goes beyond that only
     /// for members that lag a little.
     pub replay_entries: u64,
+    /// History that is forgotten without being asked; none is kept until somebody compacts.
+    pub auto_compaction: Option<AutoCompaction>,
     /// Writes this process's metrics as `/metrics` answers them.
     pub metrics: Option<MetricsText>,
+}
+
+/// One place where clients connect.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Port 0 takes any.
+    pub address: SocketAddr,
+    /// The identity, and what clients must show; none talks in plain text.
+    pub tls: Option<(TlsFiles, ClientAuth)>,
+    pub serves: Serves,
+}
+
+/// What a port answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Serves {
+    /// etcd v3, health and metrics.
+    Everything,
+    /// Health, version and metrics: a port for monitoring.
+    Monitoring,
+}
+
+/// How members that talk over TLS make sure of each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerTrust {
+    /// Both show certificates of one authority; the one that answers bears the store's
+    /// own name, wherever it lives.
+    Key,
+    /// As etcd does: the one that answers shows a certificate of the authority for the
+    /// host that was dialled; what the other must show is a setting.
+    Host(ClientAuth),
+    /// Not at all: encrypted, but towards whoever answers.
+    Nobody,
+}
+
+/// How much history is kept for readers and watchers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AutoCompaction {
+    /// What was current within that time.
+    Periodic(Duration),
+    /// That many revisions.
+    Revisions(i64),
 }
 
 /// Renders the metrics of the process as Prometheus reads them.
@@ -83,12 +132,15 @@ impl Config {
             name: name.into(),
             data_dir: data_dir.into(),
             listen_peer: SocketAddr::from(([127, 0, 0, 1], 0)),
+            also_listen_peer: Vec::new(),
             listen_client: None,
             advertise_peer: None,
-            advertise_client: None,
+            listeners: Vec::new(),
+            advertise_client: Vec::new(),
             initial_cluster: Vec::new(),
             cluster_token: "quorate".to_owned(),
             peer_tls: None,
+            peer_trust: PeerTrust::Key,
             client_tls: None,
             heartbeat: Duration::from_millis(50),
             election_timeout_min: Duration::from_millis(300),
@@ -100,6 +152,7 @@ impl Config {
             max_txn_ops: 128,
             log_segment_bytes: 64 << 20,
             replay_entries: 50_000,
+            auto_compaction: None,
             metrics: None,
         }
     }
@@ -130,6 +183,9 @@ impl Config {
         }
         if self.max_txn_ops == 0 {
             return bad("max_txn_ops", "it is zero");
+        }
+        if let Some(AutoCompaction::Periodic(Duration::ZERO) | AutoCompaction::Revisions(..=0)) = self.auto_compaction {
+            return bad("auto_compaction", "it keeps nothing");
         }
         if self.initial_cluster.is_empty() {
             return Ok(());
@@ -214,6 +270,7 @@ mod tests {
         check(|config| config.memory_limit_bytes = 1 << 20, "memory_limit_bytes");
         check(|config| config.max_request_bytes = 1 << 30, "max_request_bytes");
         check(|config| config.max_txn_ops = 0, "max_txn_ops");
+        check(|config| config.auto_compaction = Some(AutoCompaction::Revisions(0)), "auto_compaction");
         check(|config| config.initial_cluster = vec![("b".into(), "127.0.0.1:1".into())], "\"a\"");
         let twice =
             |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];

@@ -20,7 +20,7 @@ mod serve;
 pub mod wal;
 pub mod watch;
 
-pub use config::{Config, MetricsText};
+pub use config::{AutoCompaction, Config, Listener, MetricsText, PeerTrust, Serves};
 pub use error::{StartError, StoreError};
 pub use node::{MemberStatus, SERVER_VERSION, Store};
 pub use watch::Watcher;

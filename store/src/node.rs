@@ -1,5 +1,6 @@
 //! One member, assembled: log, state machine, consensus, peers, leases, client port.
 
+mod compactor;
 mod house;
 mod identity;
 pub(crate) mod leadership;
@@ -57,6 +58,8 @@ struct Inner {
     identity: Identity,
     peer_address: SocketAddr,
     client_address: Option<SocketAddr>,
+    /// Where clients are told to connect.
+    client_urls: Vec<String>,
     raft: Raft,
     wal: Wal,
     house: House,
@@ -205,10 +208,7 @@ impl Store {
                     id: *id,
                     name: node.name.clone(),
                     peer_ur_ls: vec![format!("{peer_scheme}://{peer}")],
-                    client_ur_ls: match client.as_str() {
-                        "" => Vec::new(),
-                        client => vec![format!("{client_scheme}://{client}")],
-                    },
+                    client_ur_ls: client_urls(&client, client_scheme),
                     is_learner: !votes,
                 }
             })
@@ -314,6 +314,12 @@ impl Store {
     pub(crate) fn election_timeout(&self) -> Duration {
         self.inner.config.election_timeout_max
     }
+}
+
+/// URLs as a member said them; earlier versions said `host:port` alone.
+fn client_urls(said: &str, scheme: &str) -> Vec<String> {
+    let urls = said.split(',').filter(|url| !url.is_empty());
+    urls.map(|url| if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") }).collect()
 }
 
 impl Inner {

@@ -4,4 +4,5 @@ mod bad_input;
 mod failover;
 mod first_minutes;
 mod store_clients;
+mod store_process;
 mod web;

@@ -44,7 +44,10 @@ impl TestCluster {
 }
 
 /// The `quorate` binary that `./x test` built.
-fn binary() -> Result<PathBuf> {
+///
+/// # Errors
+/// When the tests were started in another way.
+pub fn binary() -> Result<PathBuf> {
     let path = std::env::var_os("QUORATE_BIN")
         .map(PathBuf::from)
         .context("QUORATE_BIN is not set: run the tests with ./x test")?;

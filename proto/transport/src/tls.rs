@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::crypto::CryptoProvider;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme};
 
 /// A DNS name that every certificate of the store carries, so that members are
 /// verified by their key and not by the address at which they happen to live.
@@ -24,6 +25,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(5);
 pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
+    /// Not read where the other side is not judged.
     pub ca: PathBuf,
 }
 
@@ -36,6 +38,15 @@ pub enum ClientAuth {
     Optional,
     /// None is asked for.
     None,
+}
+
+/// Whom a client takes for the server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Trust {
+    /// Whoever holds a certificate of this authority for the name that is dialled.
+    Authority(PathBuf),
+    /// Anyone: the connection is encrypted, but towards whoever answers.
+    Anyone,
 }
 
 /// Why an identity cannot be used. Display names the file.
@@ -83,28 +94,73 @@ pub fn server_config(files: &TlsFiles, client_auth: ClientAuth, alpn: &[&str]) -
 /// # Errors
 /// As [`server_config`].
 pub fn client_config(files: &TlsFiles, alpn: &[&str]) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
+    client_config_with(Some((&files.cert, &files.key)), &Trust::Authority(files.ca.clone()), alpn)
+}
+
+/// A client's side, showing the certificate and key of `identity` if there are any.
+///
+/// # Errors
+/// As [`server_config`].
+pub fn client_config_with(
+    identity: Option<(&Path, &Path)>,
+    trust: &Trust,
+    alpn: &[&str],
+) -> Result<Arc<ClientConfig>, TlsError> {
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
-        .expect("the provider supports the default protocol versions")
-        .with_root_certificates(roots(&files.ca)?)
-        .with_client_auth_cert(certificates(&files.cert)?, key(&files.key)?)
-        .map_err(|source| identity_error(files, source))?;
+        .expect("the provider supports the default protocol versions");
+    let builder = match trust {
+        Trust::Authority(ca) => builder.with_root_certificates(roots(ca)?),
+        Trust::Anyone => builder.dangerous().with_custom_certificate_verifier(Arc::new(Anyone(provider()))),
+    };
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some((cert, key_path)) => {
+            let made = builder.with_client_auth_cert(certificates(cert)?, key(key_path)?);
+            made.map_err(|source| TlsError::Identity { cert: cert.into(), key: key_path.into(), source })?
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
     Ok(Arc::new(config))
 }
 
-/// A client's side that shows no certificate and trusts the authorities in `ca`.
-///
-/// # Errors
-/// When the file is missing or does not parse.
-pub fn anonymous_client_config(ca: &Path, alpn: &[&str]) -> Result<Arc<ClientConfig>, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("the provider supports the default protocol versions")
-        .with_root_certificates(roots(ca)?)
-        .with_no_client_auth();
-    config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
-    Ok(Arc::new(config))
+/// Takes any certificate whose key the server really holds.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
 }
 
 /// The one crypto provider of every connection.
@@ -240,8 +296,20 @@ mod tests {
         let server = server_config(&member, ClientAuth::Required, &["h2"]).unwrap();
         let friendly = client_config(&friend, &["h2"]).unwrap();
         assert_eq!(handshake(Arc::clone(&server), friendly).await.unwrap(), b"hello");
+        let anonymous = client_config_with(None, &Trust::Authority(member.ca.clone()), &["h2"]).unwrap();
+        assert!(handshake(Arc::clone(&server), anonymous).await.is_err(), "a certificate is required");
         let strange = client_config(&TlsFiles { ca: member.ca.clone(), ..stranger }, &["h2"]).unwrap();
         assert!(handshake(server, strange).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_client_without_trust_talks_to_anyone() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::load_or_create(folder.path(), "ca", "theirs").unwrap();
+        let member = identity(folder.path(), &authority, "m1");
+        let server = server_config(&member, ClientAuth::None, &["h2"]).unwrap();
+        let client = client_config_with(None, &Trust::Anyone, &["h2"]).unwrap();
+        assert_eq!(handshake(server, client).await.unwrap(), b"hello");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use quorate_proto::raft::peer_server::PeerServer;
-use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles};
+use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles, Trust};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,10 +17,10 @@ use super::leases::Leases;
 use super::propose::Proposer;
 use super::read_index::ReadIndex;
 use super::{Inner, Store, identity, upkeep};
-use crate::config::Config;
+use crate::config::{Config, PeerTrust, Serves};
 use crate::error::StartError;
 use crate::fs::Disk;
-use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, Peers, Presence};
+use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, PeerTls, Peers, Presence};
 use crate::raft::snapshot::Area;
 use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
@@ -49,16 +49,20 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     };
     let peer_listener = listen(config.listen_peer)?;
     let peer_address = local_address(&peer_listener, config.listen_peer)?;
-    let client_listener = config.listen_client.map(listen).transpose()?;
-    let client_address = match (&client_listener, config.listen_client) {
-        (Some(listener), Some(wanted)) => Some(local_address(listener, wanted)?),
-        _ => None,
+    let also: Vec<TcpListener> =
+        config.also_listen_peer.iter().map(|wanted| listen(*wanted)).collect::<Result<_, _>>()?;
+    let ports = client_ports(&config)?;
+    let clients = ports.iter().find(|port| port.serves == Serves::Everything);
+    let client_address = clients.map(|port| port.address);
+    let client_urls = match config.advertise_client.as_slice() {
+        [] => ports.iter().filter(|port| port.serves == Serves::Everything).map(Port::url).collect(),
+        advertised => advertised.to_vec(),
     };
 
     let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
     let founders = config.founders(&advertised);
     let moved = founders.iter().map(|(id, (_, address))| (*id, address.clone())).collect();
-    let peers = Arc::new(Peers::new(own, client_tls(config.peer_tls.as_ref())?, moved));
+    let peers = Arc::new(Peers::new(own, peer_tls(&config)?, moved));
 
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -95,8 +99,15 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
     )
     .into_axum_router();
-    let tls = server_tls(config.peer_tls.as_ref())?;
-    tasks.spawn(serve::serve(peer_listener, tls, router, tasks.clone(), cancel.clone()));
+    let peers_show = match config.peer_trust {
+        PeerTrust::Key => ClientAuth::Required,
+        PeerTrust::Host(shown) => shown,
+        PeerTrust::Nobody => ClientAuth::None,
+    };
+    let tls = config.peer_tls.as_ref().map(|files| server_tls(files, peers_show)).transpose()?;
+    for listener in also.into_iter().chain([peer_listener]) {
+        tasks.spawn(serve::serve(listener, tls.clone(), router.clone(), tasks.clone(), cancel.clone()));
+    }
 
     if !raft.is_initialized().await.map_err(consensus)? {
         raft.initialize(first_members(&founders)).await.map_err(consensus)?;
@@ -129,6 +140,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         identity: own,
         peer_address,
         client_address,
+        client_urls,
         raft,
         wal,
         house: House::default(),
@@ -150,10 +162,13 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     upkeep::spawn(&inner, leaders_sender, fences);
 
     let store = Store { inner };
-    if let Some(listener) = client_listener {
-        let tls = server_tls(store.inner.config.client_tls.as_ref())?;
+    for port in ports {
         let (tasks, closed) = (store.inner.port_tasks.clone(), store.inner.port.clone());
-        tasks.spawn(serve::serve(listener, tls, rpc::router(&store), tasks.clone(), closed));
+        let router = match port.serves {
+            Serves::Everything => rpc::router(&store),
+            Serves::Monitoring => rpc::monitoring(&store),
+        };
+        tasks.spawn(serve::serve(port.listener, port.tls, router, tasks.clone(), closed));
     }
     Ok(store)
 }
@@ -187,12 +202,55 @@ fn local_address(listener: &TcpListener, wanted: SocketAddr) -> Result<SocketAdd
     listener.local_addr().map_err(|source| StartError::Listen { address: wanted, source })
 }
 
-fn server_tls(files: Option<&TlsFiles>) -> Result<Option<Arc<Reloading<rustls::ServerConfig>>>, TlsError> {
-    let make = |files: &TlsFiles| tls::server_config(files, ClientAuth::Required, &["h2", "http/1.1"]);
-    files.map(|files| Reloading::new(files.clone(), make).map(Arc::new)).transpose()
+/// A client port that is bound but not served yet.
+struct Port {
+    listener: TcpListener,
+    address: SocketAddr,
+    tls: Option<Arc<Reloading<rustls::ServerConfig>>>,
+    serves: Serves,
 }
 
-fn client_tls(files: Option<&TlsFiles>) -> Result<Option<Arc<Reloading<rustls::ClientConfig>>>, TlsError> {
-    let make = |files: &TlsFiles| tls::client_config(files, &["h2"]);
-    files.map(|files| Reloading::new(files.clone(), make).map(Arc::new)).transpose()
+impl Port {
+    fn url(&self) -> String {
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}", self.address)
+    }
+}
+
+fn client_ports(config: &Config) -> Result<Vec<Port>, StartError> {
+    let mut ports = Vec::new();
+    if let Some(wanted) = config.listen_client {
+        let tls = config.client_tls.as_ref().map(|files| server_tls(files, ClientAuth::Required)).transpose()?;
+        ports.push(port(wanted, tls, Serves::Everything)?);
+    }
+    for listener in &config.listeners {
+        let tls = listener.tls.as_ref().map(|(files, shown)| server_tls(files, *shown)).transpose()?;
+        ports.push(port(listener.address, tls, listener.serves)?);
+    }
+    Ok(ports)
+}
+
+fn port(
+    wanted: SocketAddr,
+    tls: Option<Arc<Reloading<rustls::ServerConfig>>>,
+    serves: Serves,
+) -> Result<Port, StartError> {
+    let listener = listen(wanted)?;
+    Ok(Port { address: local_address(&listener, wanted)?, listener, tls, serves })
+}
+
+fn server_tls(files: &TlsFiles, clients_show: ClientAuth) -> Result<Arc<Reloading<rustls::ServerConfig>>, TlsError> {
+    let make = move |files: &TlsFiles| tls::server_config(files, clients_show, &["h2", "http/1.1"]);
+    Reloading::new(files.clone(), make).map(Arc::new)
+}
+
+fn peer_tls(config: &Config) -> Result<Option<PeerTls>, TlsError> {
+    let Some(files) = &config.peer_tls else { return Ok(None) };
+    let anyone = config.peer_trust == PeerTrust::Nobody;
+    let make = move |files: &TlsFiles| {
+        let trust = if anyone { Trust::Anyone } else { Trust::Authority(files.ca.clone()) };
+        tls::client_config_with(Some((&files.cert, &files.key)), &trust, &["h2"])
+    };
+    let config_of_peers = Arc::new(Reloading::new(files.clone(), make)?);
+    Ok(Some(PeerTls { config: config_of_peers, by_key: config.peer_trust == PeerTrust::Key }))
 }

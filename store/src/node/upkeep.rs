@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::leadership::{self, Leader};
-use super::{Inner, house};
+use super::{Inner, compactor, house};
 use crate::command::Operation;
 use crate::error::StoreError;
 use crate::raft::{Role, View};
@@ -43,6 +43,13 @@ const STALL_PAUSE: Duration = Duration::from_secs(5);
 pub(super) fn spawn(inner: &Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: watch::Sender<Option<Fence>>) {
     inner.tasks.spawn(lead(Arc::clone(inner), leaders, fences));
     inner.tasks.spawn(guard(Arc::clone(inner)));
+    if let Some(kept) = inner.config.auto_compaction {
+        let inner = Arc::clone(inner);
+        inner.tasks.clone().spawn(async move {
+            let cancel = inner.cancel.clone();
+            cancel.run_until_cancelled(compactor::run(&inner, kept)).await
+        });
+    }
     for task in [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes, Chore::Space] {
         let inner = Arc::clone(inner);
         inner.tasks.clone().spawn(async move {
@@ -233,9 +240,10 @@ fn log_bytes(inner: &Inner) -> u64 {
 
 /// Tells the cluster where clients reach this member, once somebody leads.
 async fn publish_attributes(inner: &Inner) {
-    let Some(bound) = inner.client_address else { return };
-    let address = inner.config.advertise_client.clone().unwrap_or_else(|| bound.to_string());
-    let attributes = Bytes::from(address);
+    if inner.client_urls.is_empty() {
+        return;
+    }
+    let attributes = Bytes::from(inner.client_urls.join(","));
     let member = inner.identity.member_id;
     loop {
         if inner.read_index.wait().await.is_ok() {

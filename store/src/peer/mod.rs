@@ -91,10 +91,18 @@ pub(crate) enum Lane {
     Presence,
 }
 
+/// This member's side of a connection that it dials.
+#[derive(Clone)]
+pub(crate) struct PeerTls {
+    pub(crate) config: Arc<Reloading<ClientConfig>>,
+    /// Members are known by the store's own name and not by the host that was dialled.
+    pub(crate) by_key: bool,
+}
+
 /// The channels to the peers, opened at their first use.
 pub(crate) struct Peers {
     identity: Identity,
-    tls: Option<Arc<Reloading<ClientConfig>>>,
+    tls: Option<PeerTls>,
     /// Where members are now, if the membership does not know better yet.
     moved: HashMap<u64, String>,
     channels: Mutex<HashMap<(u64, Lane), (String, Channel)>>,
@@ -111,11 +119,7 @@ struct Acknowledged {
 impl Peers {
     /// Without `tls`, members talk in plain text. `moved` overrides the addresses that
     /// the membership knows.
-    pub(crate) fn new(
-        identity: Identity,
-        tls: Option<Arc<Reloading<ClientConfig>>>,
-        moved: HashMap<u64, String>,
-    ) -> Self {
+    pub(crate) fn new(identity: Identity, tls: Option<PeerTls>, moved: HashMap<u64, String>) -> Self {
         Self { identity, tls, moved, channels: Mutex::default(), acknowledged: Mutex::default() }
     }
 
@@ -194,17 +198,19 @@ impl Peers {
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
-/// A peer is known by its key: whoever holds a certificate of the cluster's authority
-/// for members of a store may answer at the address.
-async fn dial(uri: Uri, tls: Option<Arc<Reloading<ClientConfig>>>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
+/// A peer that is known by its key may answer at any address: it holds a certificate of
+/// the cluster's authority for members of a store.
+async fn dial(uri: Uri, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
     let address = uri.authority().map(ToString::to_string).unwrap_or_default();
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let stream: Box<dyn Duplex> = match tls {
         None => Box::new(stream),
         Some(tls) => {
-            let name = ServerName::try_from(STORE_SERVER_NAME).map_err(std::io::Error::other)?;
-            Box::new(TlsConnector::from(tls.current()).connect(name, stream).await?)
+            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let name = if tls.by_key { STORE_SERVER_NAME } else { host };
+            let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
+            Box::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?)
         }
     };
     Ok(TokioIo::new(stream))

@@ -52,6 +52,11 @@ pub(crate) fn router(store: &Store) -> Router {
     http::router(store).merge(routes.routes().into_axum_router())
 }
 
+/// What a port for monitoring answers.
+pub(crate) fn monitoring(store: &Store) -> Router {
+    http::router(store)
+}
+
 /// `hasleader: true` asks to be refused rather than served by a member that knows no leader.
 fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value == "true")

@@ -1,0 +1,341 @@
+//! Any store, by its endpoints: members, roles, terms, lag, and where the space is.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use quorate_proto::etcd::alarm_request::AlarmAction;
+use quorate_proto::etcd::{AlarmRequest, AlarmType, Member, StatusRequest, StatusResponse};
+use serde::{Deserialize, Serialize};
+
+use super::{NO_QUORUM, summary};
+use crate::endpoints::{Connection, Endpoints};
+use crate::output::{self, Format};
+
+/// How many prefixes the table lists; JSON has all that the member tells.
+const TABLE_PREFIXES: usize = 10;
+
+/// A member that lacks more entries than this is named: followers of a busy leader always
+/// lack a few.
+const NOTABLE_LAG: u64 = 1000;
+
+/// The histogram of the log's syncs, as etcd names it.
+const FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report {
+    leader: Option<String>,
+    term: u64,
+    revision: i64,
+    /// How many more voting members may fail before writes stop.
+    can_lose: usize,
+    summary: String,
+    members: Vec<Row>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    space: Option<Space>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Row {
+    name: String,
+    id: String,
+    /// `leader`, `follower`, `learner`, or `silent`.
+    role: &'static str,
+    endpoint: Option<String>,
+    term: Option<u64>,
+    applied_index: Option<u64>,
+    /// Entries that the furthest member has committed and this one has not applied.
+    lag: Option<u64>,
+    db_size_bytes: Option<i64>,
+    db_size_in_use_bytes: Option<i64>,
+    /// 99 of 100 syncs of the log took no longer.
+    fsync_p99_ms: Option<f64>,
+    version: Option<String>,
+    /// What the member says is wrong: alarms, no leader.
+    errors: Vec<String>,
+}
+
+/// Where the keys' bytes are, as Quorate's members tell.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Space {
+    total_bytes: u64,
+    #[serde(default)]
+    other_bytes: u64,
+    prefixes: Vec<Prefix>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Prefix {
+    prefix: String,
+    bytes: u64,
+}
+
+/// What one member said; nothing when it does not answer.
+#[derive(Debug, Default)]
+struct Seen {
+    member: Member,
+    status: Option<StatusResponse>,
+    fsync_p99: Option<f64>,
+}
+
+pub(super) async fn run(endpoints: &Endpoints, output: Format) -> Result<u8> {
+    let all = endpoints.connect_to_all().await?;
+    let seen =
+        futures::future::join_all(all.iter().map(|(member, connection)| look(member, connection.as_ref()))).await;
+    let alive: Vec<&Connection> = all
+        .iter()
+        .zip(&seen)
+        .filter(|(_, seen)| seen.status.is_some())
+        .filter_map(|((_, connection), _)| connection.as_ref())
+        .collect();
+    let (mut alarms, mut space) = (BTreeMap::new(), None);
+    if let Some(connection) = alive.first() {
+        alarms = alarms_of(connection).await;
+        space = connection.get("/quorate/v1/space").await.ok().and_then(|body| serde_json::from_slice(&body).ok());
+    }
+    let report = report(&seen, &alarms, space);
+    output::print(output, &report, table)?;
+    Ok(if report.leader.is_some() { 0 } else { NO_QUORUM })
+}
+
+async fn look(member: &Member, connection: Option<&Connection>) -> Seen {
+    let mut seen = Seen { member: member.clone(), ..Seen::default() };
+    let Some(connection) = connection else { return seen };
+    let mut client = connection.maintenance();
+    seen.status = connection.answer(client.status(StatusRequest::default())).await.ok();
+    // An address that leads to another member says nothing of this one.
+    let answered = |status: &StatusResponse| status.header.as_ref().is_some_and(|header| header.member_id == member.id);
+    seen.status = seen.status.filter(answered);
+    if seen.status.is_some()
+        && let Ok(metrics) = connection.get("/metrics").await
+    {
+        seen.fsync_p99 = p99_seconds(&String::from_utf8_lossy(&metrics), FSYNC);
+    }
+    seen
+}
+
+/// The alarms that are raised, by member.
+async fn alarms_of(connection: &Connection) -> BTreeMap<u64, Vec<String>> {
+    let mut client = connection.maintenance();
+    let request = AlarmRequest { action: AlarmAction::Get.into(), ..AlarmRequest::default() };
+    let mut alarms: BTreeMap<u64, Vec<String>> = BTreeMap::new();
+    if let Ok(answer) = connection.answer(client.alarm(request)).await {
+        for alarm in answer.alarms {
+            let kind = AlarmType::try_from(alarm.alarm).map_or("unknown alarm", |kind| kind.as_str_name());
+            alarms.entry(alarm.member_id).or_default().push(format!("alarm {kind}"));
+        }
+    }
+    alarms
+}
+
+/// Decides what to say from what the members answered.
+fn report(seen: &[Seen], alarms: &BTreeMap<u64, Vec<String>>, space: Option<Space>) -> Report {
+    let statuses = || seen.iter().filter_map(|seen| seen.status.as_ref());
+    let term = statuses().map(|status| status.raft_term).max().unwrap_or(0);
+    let commit = statuses().map(|status| status.raft_index).max().unwrap_or(0);
+    let leader_id =
+        statuses().filter(|status| status.raft_term == term).map(|status| status.leader).find(|id| *id != 0);
+    let members: Vec<Row> = seen.iter().map(|seen| row(seen, alarms, commit, leader_id)).collect();
+    let leader = members.iter().find(|member| member.role == "leader").map(|member| member.name.clone());
+    let voters = seen.iter().filter(|seen| !seen.member.is_learner).count();
+    let living = members.iter().filter(|member| matches!(member.role, "leader" | "follower")).count();
+    let can_lose = if leader.is_some() { living.saturating_sub(voters / 2 + 1) } else { 0 };
+    let mut summary = summary("member", leader.as_deref(), term, living, voters, can_lose);
+    for member in &members {
+        if let Some(lag) = member.lag.filter(|lag| *lag > NOTABLE_LAG) {
+            summary.push_str(&format!(" {} is {lag} entries behind.", member.name));
+        }
+        if member.errors.iter().any(|error| error == "alarm NOSPACE") {
+            summary.push_str(&format!(" {} is out of space: writes are refused until there is room.", member.name));
+        }
+    }
+    Report {
+        leader,
+        term,
+        revision: statuses()
+            .filter_map(|status| status.header.as_ref())
+            .map(|header| header.revision)
+            .max()
+            .unwrap_or(0),
+        can_lose,
+        summary,
+        members,
+        space,
+    }
+}
+
+fn row(seen: &Seen, alarms: &BTreeMap<u64, Vec<String>>, commit: u64, leader: Option<u64>) -> Row {
+    let Seen { member, status, fsync_p99 } = seen;
+    let status = status.as_ref();
+    let role = match status {
+        None => "silent",
+        Some(status) if status.is_learner || member.is_learner => "learner",
+        Some(_) if leader == Some(member.id) => "leader",
+        Some(_) => "follower",
+    };
+    let mut errors = status.map(|status| status.errors.clone()).unwrap_or_default();
+    errors.extend(alarms.get(&member.id).into_iter().flatten().cloned());
+    Row {
+        // A member that was added and has not started has no name yet.
+        name: if member.name.is_empty() { format!("{:x}", member.id) } else { member.name.clone() },
+        id: format!("{:x}", member.id),
+        role,
+        endpoint: member.client_ur_ls.first().cloned(),
+        term: status.map(|status| status.raft_term),
+        applied_index: status.map(|status| status.raft_applied_index),
+        lag: status.map(|status| commit.saturating_sub(status.raft_applied_index)),
+        db_size_bytes: status.map(|status| status.db_size),
+        db_size_in_use_bytes: status.map(|status| status.db_size_in_use),
+        fsync_p99_ms: fsync_p99.map(|seconds| seconds * 1000.0),
+        version: status.map(|status| status.version.clone()),
+        errors,
+    }
+}
+
+/// The 99th percentile of `name` in a text of Prometheus metrics: as a summary tells it,
+/// or the bound of the histogram's bucket that it lies in.
+fn p99_seconds(metrics: &str, name: &str) -> Option<f64> {
+    let mut buckets: Vec<(f64, f64)> = Vec::new();
+    for line in metrics.lines().filter_map(|line| line.strip_prefix(name)) {
+        let (labels, value) = line.rsplit_once(' ')?;
+        let value: f64 = value.parse().ok()?;
+        if labels.contains("quantile=\"0.99\"") {
+            return Some(value).filter(|value| value.is_finite());
+        }
+        let bound = labels.strip_prefix("_bucket").and_then(|labels| labels.split("le=\"").nth(1)?.split('"').next());
+        if let Some(bound) = bound {
+            buckets.push((if bound == "+Inf" { f64::INFINITY } else { bound.parse().ok()? }, value));
+        }
+    }
+    buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let (_, count) = *buckets.last()?;
+    let (bound, _) = buckets.into_iter().find(|(_, below)| *below >= count * 0.99).filter(|_| count > 0.0)?;
+    Some(bound).filter(|bound| bound.is_finite())
+}
+
+fn table(report: &Report) -> String {
+    let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let rows = report.members.iter().map(|member| {
+        vec![
+            member.name.clone(),
+            member.id.clone(),
+            member.role.to_owned(),
+            text(member.term.map(|term| term.to_string())),
+            text(member.applied_index.map(|index| index.to_string())),
+            text(member.lag.map(|lag| lag.to_string())),
+            text(member.fsync_p99_ms.map(|milliseconds| format!("{milliseconds:.1}ms"))),
+            text(member.db_size_bytes.and_then(|bytes| u64::try_from(bytes).ok()).map(bytes)),
+            text(member.version.clone()),
+            text(member.endpoint.clone()),
+            if member.errors.is_empty() { "-".to_owned() } else { member.errors.join("; ") },
+        ]
+    });
+    let header =
+        ["NAME", "ID", "ROLE", "TERM", "APPLIED", "LAG", "FSYNC-P99", "DB-SIZE", "VERSION", "ENDPOINT", "ERRORS"];
+    let mut out = output::columns(&header, rows);
+    if let Some(space) = report.space.as_ref().filter(|space| !space.prefixes.is_empty()) {
+        out.push('\n');
+        let rows = space.prefixes.iter().take(TABLE_PREFIXES).map(|part| {
+            let share = part.bytes.saturating_mul(100).checked_div(space.total_bytes).unwrap_or(0);
+            vec![part.prefix.clone(), bytes(part.bytes), format!("{share}%")]
+        });
+        out.push_str(&output::columns(&["PREFIX", "SPACE", "SHARE"], rows));
+    }
+    format!("{out}\n{}\n", report.summary)
+}
+
+/// As people read sizes.
+fn bytes(count: u64) -> String {
+    const UNITS: [&str; 5] = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut unit = 0;
+    let mut rest = count;
+    let mut tenths = 0;
+    while rest >= 1024 && unit + 1 < UNITS.len() {
+        tenths = (rest % 1024) * 10 / 1024;
+        rest /= 1024;
+        unit += 1;
+    }
+    if unit == 0 { format!("{rest} B") } else { format!("{rest}.{tenths} {}", UNITS[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use quorate_proto::etcd::ResponseHeader;
+
+    use super::*;
+
+    fn seen(id: u64, leader: u64, applied: u64) -> Seen {
+        let header = ResponseHeader { member_id: id, revision: 7, ..ResponseHeader::default() };
+        let status = StatusResponse {
+            header: Some(header),
+            leader,
+            raft_term: 4,
+            raft_index: 5000,
+            raft_applied_index: applied,
+            ..StatusResponse::default()
+        };
+        let member = Member { id, name: format!("m{id}"), ..Member::default() };
+        Seen { member, status: Some(status), fsync_p99: None }
+    }
+
+    fn silent(id: u64) -> Seen {
+        Seen { status: None, ..seen(id, 0, 0) }
+    }
+
+    #[track_caller]
+    fn check(seen: &[Seen], can_lose: usize, expected: &str) {
+        let report = report(seen, &BTreeMap::new(), None);
+        assert_eq!((report.can_lose, report.summary.as_str()), (can_lose, expected));
+    }
+
+    #[test]
+    fn what_can_be_lost_counts_voters_that_answer() {
+        let learner = |id| {
+            let mut seen = seen(id, 1, 5000);
+            seen.member.is_learner = true;
+            seen
+        };
+        let leads = "m1 leads in term 4.";
+        let all = [seen(1, 1, 5000), seen(2, 1, 4999), seen(3, 1, 5000)];
+        check(&all, 1, &format!("{leads} 3 of 3 members answer: the cluster can lose 1 more."));
+        let two = [seen(1, 1, 5000), silent(2), seen(3, 1, 5000), learner(4)];
+        check(&two, 0, &format!("{leads} 2 of 3 members answer: losing one more stops writes."));
+        let behind = [seen(1, 1, 5000), seen(2, 1, 10), seen(3, 1, 5000)];
+        let expected =
+            format!("{leads} 3 of 3 members answer: the cluster can lose 1 more. m2 is 4990 entries behind.");
+        check(&behind, 1, &expected);
+        check(
+            &[silent(1), seen(2, 0, 10), silent(3)],
+            0,
+            "No leader: 1 of 3 members answer, and writes wait for a majority.",
+        );
+        check(&[seen(1, 1, 5000)], 0, &format!("{leads} The only member: losing it stops the cluster."));
+    }
+
+    #[test]
+    fn a_full_member_is_named() {
+        let alarms = BTreeMap::from([(2, vec!["alarm NOSPACE".to_owned()])]);
+        let report = report(&[seen(1, 1, 5000), seen(2, 1, 5000), seen(3, 1, 5000)], &alarms, None);
+        assert!(report.summary.contains("m2 is out of space"), "{}", report.summary);
+        assert_eq!(report.members[1].errors, ["alarm NOSPACE"]);
+    }
+
+    #[test]
+    fn percentiles_are_read_from_either_form() {
+        let summary = "x_seconds{quantile=\"0.5\"} 0.1\nx_seconds{quantile=\"0.99\"} 0.25\nx_seconds_sum 3\n";
+        assert_eq!(p99_seconds(summary, "x_seconds"), Some(0.25));
+        let histogram = "# TYPE x_seconds histogram\nx_seconds_bucket{le=\"0.001\"} 90\nx_seconds_bucket{le=\"0.002\"} 99\n\
+                         x_seconds_bucket{le=\"+Inf\"} 100\nx_seconds_count 100\n";
+        assert_eq!(p99_seconds(histogram, "x_seconds"), Some(0.002));
+        assert_eq!(p99_seconds("x_seconds_bucket{le=\"+Inf\"} 0\n", "x_seconds"), None);
+        assert_eq!(p99_seconds("x_seconds nonsense\n", "x_seconds"), None);
+        assert_eq!(p99_seconds("", "x_seconds"), None);
+    }
+
+    #[test]
+    fn sizes_are_short() {
+        assert_eq!([0, 1023, 1024, 1536, 5 << 30].map(bytes), ["0 B", "1023 B", "1.0 KiB", "1.5 KiB", "5.0 GiB"]);
+    }
+}
