@@ -11,6 +11,7 @@ use bytes::{Buf, BufMut, Bytes};
 
 use crate::command::{ApplyError, Command, CommandResult, RequestId};
 use crate::mvcc::{self, Config, Engine, EngineError, Latest, Pending, ReadError};
+use crate::telemetry;
 use crate::wal::EntryId;
 use crate::watch::Hub;
 
@@ -125,6 +126,7 @@ impl StateMachine {
             results.push(result);
         }
         let changes = pending.commit(last)?;
+        telemetry::applied(&results, &changes);
         let revision = instance.revision();
         self.hub.publish(changes, revision);
         if instance.compact_revision() != compacted {

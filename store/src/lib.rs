@@ -17,6 +17,7 @@ mod quota;
 mod raft;
 mod rpc;
 mod serve;
+pub mod telemetry;
 pub mod wal;
 pub mod watch;
 

@@ -5,6 +5,7 @@ mod house;
 mod identity;
 pub(crate) mod leadership;
 pub(crate) mod leases;
+mod measure;
 mod propose;
 mod read_index;
 mod requests;
@@ -301,10 +302,6 @@ impl Store {
 
     pub(crate) fn leaders(&self) -> Leaders {
         self.inner.leaders.clone()
-    }
-
-    pub(crate) fn metrics_text(&self) -> Option<String> {
-        self.inner.config.metrics.as_ref().map(|metrics| (metrics.0)())
     }
 
     pub(crate) fn max_request_bytes(&self) -> usize {

@@ -5,6 +5,7 @@ use std::ffi::CStr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Instant;
 
 use bytes::Bytes;
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
@@ -267,7 +268,10 @@ impl Instance {
 
     /// Writes a batch; it is durable once flushed.
     pub(super) fn write(&self, batch: WriteBatch) -> Result<(), EngineError> {
-        self.db.write_opt(batch, &self.write_options).map_err(self.failed("be written"))
+        let writing = Instant::now();
+        self.db.write_opt(batch, &self.write_options).map_err(self.failed("be written"))?;
+        metrics::histogram!("etcd_disk_backend_commit_duration_seconds").record(writing.elapsed().as_secs_f64());
+        Ok(())
     }
 
     /// Lets readers see `state`, whose rows have been written.

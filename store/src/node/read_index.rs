@@ -56,7 +56,11 @@ impl ReadIndex {
     pub(crate) async fn wait(&self) -> Result<(), StoreError> {
         let (answer, index) = oneshot::channel();
         self.questions.send(answer).await.map_err(|_| StoreError::Stopped)?;
-        let index = index.await.map_err(|_| StoreError::Stopped)??;
+        let index = index.await.map_err(|_| StoreError::Stopped)?;
+        if index.is_err() {
+            metrics::counter!("etcd_server_read_indexes_failed_total").increment(1);
+        }
+        let index = index?;
         let mut applied = self.applied.clone();
         match tokio::time::timeout(self.timeout, raft::applied_at_least(&mut applied, index)).await {
             Ok(Ok(())) => Ok(()),

@@ -40,6 +40,7 @@ impl Store {
         if !request.serializable {
             self.inner.read_index.wait().await?;
         }
+        counter!("etcd_mvcc_range_total").increment(1);
         let mut response = self.inner.engine.range(&request).map_err(read_error)?;
         self.fill(&mut response.header);
         Ok(response)

@@ -196,7 +196,7 @@ async fn revoke_expired(inner: &Inner) {
     let revocations = expired.into_iter().map(|id| inner.proposer.propose(Operation::LeaseRevoke { id }, Some(fence)));
     for outcome in futures::future::join_all(revocations).await {
         match outcome {
-            Ok(_) => counter!("etcd_debugging_lease_expired_total").increment(1),
+            Ok(_) => counter!("etcd_debugging_server_lease_expired_total").increment(1),
             // Revoked by somebody else meanwhile, or offered again by the lessor.
             Err(StoreError::Refused(_)) => {}
             Err(error) => tracing::warn!(%error, "an expired lease was not revoked yet"),
@@ -218,10 +218,7 @@ async fn keep_checkpoints(inner: &Inner) {
 /// Moves the snapshot point when a restart would replay too much. The checkpoint
 /// flushes the state machine first, so the log never goes beyond what is on disk.
 async fn shorten_log(inner: &Inner) {
-    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-    let number = |value: u64| value as f64;
-    gauge!("etcd_mvcc_db_total_size_in_bytes").set(number(inner.engine.size_bytes()));
-    gauge!("etcd_mvcc_db_total_size_in_use_in_bytes").set(number(inner.engine.size_in_use_bytes()));
+    inner.measure();
     let view = inner.raft.view();
     let large = log_bytes(inner) > MAX_SEGMENTS * inner.config.log_segment_bytes;
     let behind = view.applied.index.saturating_sub(view.snapshot);

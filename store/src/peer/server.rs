@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
+use prost::Message;
 use quorate_proto::raft::peer_server::Peer;
 use quorate_proto::raft::{self as wire};
 use tokio::sync::{mpsc, watch};
@@ -17,6 +18,7 @@ use crate::command::Command;
 use crate::node::leases::Leases;
 use crate::raft::snapshot::{Area, Receiver};
 use crate::raft::{self, Applied, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
+use crate::telemetry;
 use crate::wal::Wal;
 
 /// Chunks of a snapshot that wait for the disk.
@@ -96,6 +98,7 @@ impl Peer for PeerService {
         let requests = request.into_inner().scan((), move |(), message| {
             let accepted = message.and_then(|message| {
                 identity.check(message.origin.as_ref())?;
+                count(&message);
                 Ok(message)
             });
             if let Err(status) = &accepted {
@@ -112,6 +115,7 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
         self.memory.check_heartbeat(&request)?;
+        count(&request);
         self.raft.heartbeat(request).await.map(Response::new).map_err(refused)
     }
 
@@ -249,6 +253,11 @@ impl Peer for PeerService {
         self.identity.check(request.origin.as_ref())?;
         Ok(Response::new(wire::LeaderGoneResponse { agreed: self.presence.agree(&request).await }))
     }
+}
+
+fn count(message: &wire::AppendRequest) {
+    let from = message.origin.as_ref().map_or(0, |origin| origin.from_member);
+    telemetry::received(from, message.encoded_len());
 }
 
 fn not_leader() -> Status {

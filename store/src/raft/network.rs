@@ -14,14 +14,17 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
+use prost::Message;
 use quorate_proto::raft as wire;
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
 use super::snapshot::{self, Directory};
 use super::types::{self, Node, Types};
 use crate::peer::{Lane, PeerClient, Peers};
+use crate::telemetry;
 
 /// The shortest time an RPC gets: the library asks for one heartbeat interval,
 /// which a busy machine with two cores does not always keep.
@@ -101,7 +104,11 @@ impl Connection {
     ) -> Result<StreamAppendResult<Types>, RpcError> {
         let mut client = self.client(Lane::Control)?;
         let term = request.vote.leader_id.term;
-        let answer = within(limit, client.heartbeat(types::append_to_wire(self.origin(), &request))).await?;
+        let message = types::append_to_wire(self.origin(), &request);
+        telemetry::sent(self.target, message.encoded_len());
+        let asked = Instant::now();
+        let answer = within(limit, client.heartbeat(message)).await?;
+        telemetry::round_trip(self.target, asked.elapsed());
         checked(&self.peers, self.target, term, answer)
     }
 
@@ -207,10 +214,14 @@ impl RaftNetworkV2<Types> for Connection {
             let mut client = self.client(Lane::Entries)?;
             let origin = self.origin();
             let term = first.vote.leader_id.term;
-            let outbound =
-                stream::once(async { first }).chain(input).map(move |request| types::append_to_wire(origin, &request));
+            let target = self.target;
+            let outbound = stream::once(async { first }).chain(input).map(move |request| {
+                let message = types::append_to_wire(origin, &request);
+                telemetry::sent(target, message.encoded_len());
+                message
+            });
             let answers = within(option.hard_ttl(), client.append(outbound)).await?;
-            let (peers, target) = (Arc::clone(&self.peers), self.target);
+            let peers = Arc::clone(&self.peers);
             let inbound = answers.map(move |answer| match answer {
                 Ok(answer) => checked(&peers, target, term, answer),
                 Err(status) => Err(unreachable_peer(&status)),

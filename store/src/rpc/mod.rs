@@ -4,11 +4,17 @@
 
 mod auth;
 mod cluster;
+mod election;
+mod gateway;
 mod health;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
+mod observe;
+mod queue;
+mod space;
 mod status;
 mod watch;
 
@@ -18,6 +24,8 @@ use quorate_proto::etcd::cluster_server::ClusterServer;
 use quorate_proto::etcd::kv_server::KvServer;
 use quorate_proto::etcd::lease_server::LeaseServer;
 use quorate_proto::etcd::maintenance_server::MaintenanceServer;
+use quorate_proto::etcd::v3electionpb::election_server::ElectionServer;
+use quorate_proto::etcd::v3lockpb::lock_server::LockServer;
 use quorate_proto::etcd::watch_server::WatchServer;
 use quorate_proto::health::health_server::HealthServer;
 use tonic::metadata::MetadataMap;
@@ -48,13 +56,19 @@ pub(crate) fn router(store: &Store) -> Router {
         .add_service(ClusterServer::new(cluster::Cluster(store.clone())))
         .add_service(MaintenanceServer::new(maintenance::Maintenance(store.clone())))
         .add_service(AuthServer::new(auth::Auth(store.clone())))
+        .add_service(LockServer::new(lock::Lock::new(store)).max_decoding_message_size(max_receive_bytes))
+        .add_service(ElectionServer::new(election::Election::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(HealthServer::new(health::Health(store.clone())));
-    http::router(store).merge(routes.routes().into_axum_router())
+    let services = routes.routes().into_axum_router().layer(observe::Observe::new());
+    http::router(store)
+        .merge(gateway::router(services.clone(), max_receive_bytes))
+        .merge(services)
+        .fallback(http::unknown)
 }
 
 /// What a port for monitoring answers.
 pub(crate) fn monitoring(store: &Store) -> Router {
-    http::router(store)
+    http::router(store).fallback(http::unknown)
 }
 
 /// `hasleader: true` asks to be refused rather than served by a member that knows no leader.

@@ -1,0 +1,37 @@
+//! What a member says of itself in its metrics.
+
+use metrics::gauge;
+
+use super::{Inner, SERVER_VERSION, Store};
+use crate::raft::Role;
+use crate::telemetry;
+
+impl Store {
+    /// The metrics of the process, if it keeps any.
+    pub(crate) fn metrics_text(&self) -> Option<String> {
+        let metrics = self.inner.config.metrics.as_ref()?;
+        self.inner.measure();
+        Some((metrics.0)())
+    }
+}
+
+impl Inner {
+    /// Sets the gauges that nothing else keeps up to date.
+    pub(super) fn measure(&self) {
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        let number = |value: u64| value as f64;
+        let revision = |value: i64| number(u64::try_from(value).unwrap_or(0));
+        let (size, in_use) = (number(self.engine.size_bytes()), number(self.engine.size_in_use_bytes()));
+        gauge!("etcd_mvcc_db_total_size_in_bytes").set(size);
+        gauge!("etcd_debugging_mvcc_db_total_size_in_bytes").set(size);
+        gauge!("etcd_mvcc_db_total_size_in_use_in_bytes").set(in_use);
+        gauge!("etcd_debugging_mvcc_current_revision").set(revision(self.engine.revision()));
+        gauge!("etcd_debugging_mvcc_compact_revision").set(revision(self.engine.compact_revision()));
+        gauge!("etcd_server_is_learner").set(number(u64::from(self.raft.view().role == Role::Learner)));
+        gauge!("etcd_server_id", "server_id" => format!("{:x}", self.identity.member_id)).set(1.0);
+        gauge!("etcd_server_version", "server_version" => SERVER_VERSION).set(1.0);
+        let minor = SERVER_VERSION.rsplit_once('.').map_or(SERVER_VERSION, |(minor, _)| minor);
+        gauge!("etcd_cluster_version", "cluster_version" => minor).set(1.0);
+        telemetry::measure_process();
+    }
+}

@@ -1,0 +1,56 @@
+//! The service `Lock`: locks that the server waits for on behalf of its clients.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use quorate_proto::etcd::DeleteRangeRequest;
+use quorate_proto::etcd::v3lockpb::lock_server::Lock as Service;
+use quorate_proto::etcd::v3lockpb::{LockRequest, LockResponse, UnlockRequest, UnlockResponse};
+use tonic::{Request, Response, Status};
+
+use super::admit;
+use super::queue::{Place, Queue, Releases, failure, get};
+use crate::node::Store;
+
+const EXPIRED: &str = "mutex: session is expired";
+
+pub(super) struct Lock {
+    store: Store,
+    releases: Arc<Releases>,
+}
+
+impl Lock {
+    pub(super) fn new(store: &Store) -> Self {
+        Self { store: store.clone(), releases: Arc::default() }
+    }
+}
+
+#[tonic::async_trait]
+impl Service for Lock {
+    /// Answers once the lock is held, or once its lease has ended. A caller that goes away
+    /// leaves no key behind.
+    async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
+        admit(&self.store, request.metadata())?;
+        let store = self.store.clone();
+        let LockRequest { name, lease } = request.into_inner();
+        let queue = Queue::of(&name);
+        let releases = Arc::clone(&self.releases);
+        let mut place = Place::take(store.clone(), releases, queue.clone(), lease, Bytes::new()).await?;
+        let waited = !place.is_first();
+        place.wait(&queue, EXPIRED).await?;
+        let header = match waited {
+            true => store.range(get(&place.key)).await.map_err(failure)?.header,
+            false => place.header.clone(),
+        };
+        place.keep();
+        Ok(Response::new(LockResponse { header, key: place.key.clone() }))
+    }
+
+    async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
+        admit(&self.store, request.metadata())?;
+        let UnlockRequest { key } = request.into_inner();
+        let request = DeleteRangeRequest { key, ..Default::default() };
+        let response = self.store.delete_range(request).await.map_err(failure)?;
+        Ok(Response::new(UnlockResponse { header: response.header }))
+    }
+}
