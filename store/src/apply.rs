@@ -1,7 +1,8 @@
 //! From entries to changes: the one writer of the state machine.
 //!
 //! Deterministic: members that apply the same entries hold the same, whatever their
-//! batches. An entry whose request took effect before answers with the first result.
+//! batches. An entry whose request took effect before answers with the first result. What
+//! a client asked for is permitted by the users and roles as they are at its entry.
 
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use bytes::{Buf, BufMut, Bytes};
 
+use crate::auth::Permit;
 use crate::command::{ApplyError, Command, CommandResult, RequestId};
 use crate::mvcc::{self, Config, Engine, EngineError, Latest, Pending, ReadError};
 use crate::telemetry;
@@ -228,7 +230,11 @@ fn execute(pending: &mut Pending<'_>, id: EntryId, command: &Command) -> Result<
     if command.fence.is_some_and(|fence| !current(fence)) {
         return Ok(CommandResult::Error(ApplyError::FenceNotCurrent));
     }
-    match mvcc::execute(pending, &command.operation) {
+    let permitted = command
+        .actor
+        .as_ref()
+        .map_or(Ok(()), |actor| Permit::new(&pending.auth(), actor).operation(&command.operation, pending));
+    match permitted.and_then(|()| mvcc::execute(pending, &command.operation)) {
         Ok(result) => Ok(result),
         Err(ReadError::Apply(error)) => Ok(CommandResult::Error(error)),
         Err(ReadError::Engine(error)) => Err(error),

@@ -8,6 +8,8 @@ use quorate_proto::etcd::{
 };
 use quorate_proto::fence::Fence;
 
+use crate::auth::{Actor, AuthChange};
+
 /// Names a request, however often it is proposed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RequestId {
@@ -27,6 +29,8 @@ pub struct Command {
     pub request: Option<RequestId>,
     /// Given when only the leader of one reign may act.
     pub fence: Option<Fence>,
+    /// Given when a client asked: what it may do is checked when the command is applied.
+    pub actor: Option<Actor>,
     /// What to do.
     pub operation: Operation,
 }
@@ -73,6 +77,8 @@ pub enum Operation {
     },
     /// Nothing.
     Noop,
+    /// Changes users and roles.
+    Auth(AuthChange),
 }
 
 /// What happens to an alarm.
@@ -176,6 +182,47 @@ pub enum ApplyError {
     DowngradeVersionFormat,
     #[error("etcdserver: invalid downgrade target version")]
     DowngradeVersion,
+    #[error("etcdserver: root user does not exist")]
+    RootUserNotExist,
+    #[error("etcdserver: root user does not have root role")]
+    RootRoleNotExist,
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    #[error("etcdserver: user name already exists")]
+    UserAlreadyExist,
+    #[error("etcdserver: user name not found")]
+    UserNotFound,
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
+    #[error("etcdserver: role name already exists")]
+    RoleAlreadyExist,
+    #[error("etcdserver: role name not found")]
+    RoleNotFound,
+    #[error("etcdserver: role is not granted to the user")]
+    RoleNotGranted,
+    #[error("etcdserver: permission is not granted to the role")]
+    PermissionNotGranted,
+    #[error("etcdserver: permission not given")]
+    PermissionNotGiven,
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
+    #[error("etcdserver: invalid auth management")]
+    InvalidAuthManagement,
+    #[error("etcdserver: authentication is not enabled")]
+    AuthNotEnabled,
+    #[error("etcdserver: authentication failed, invalid user ID or password")]
+    AuthFailed,
+    #[error("etcdserver: invalid auth token")]
+    InvalidAuthToken,
+    #[error("etcdserver: revision of auth store is old")]
+    AuthOldRevision,
+    // etcd has no code for these: its clients see the bare text.
+    #[error("auth: authentication failed, password was given for no password user")]
+    NoPasswordUser,
+    #[error("auth: token signing attempted with verify-only key")]
+    VerifyOnly,
+    #[error("bcrypt: password length exceeds 72 bytes")]
+    PasswordTooLong,
     /// The entry is not a command this program knows.
     #[error("quorate: the command cannot be decoded: {0}")]
     Undecodable(String),
@@ -209,6 +256,7 @@ const FORMAT_VERSION: u8 = 1;
 
 const HAS_REQUEST: u8 = 1;
 const HAS_FENCE: u8 = 2;
+const HAS_ACTOR: u8 = 4;
 
 const PUT: u8 = 1;
 const DELETE_RANGE: u8 = 2;
@@ -221,6 +269,7 @@ const MEMBER_ATTRIBUTES: u8 = 8;
 const NOOP: u8 = 9;
 const DONE: u8 = 10;
 const ERROR: u8 = 11;
+const AUTH: u8 = 12;
 const ALARM: u8 = 16;
 const DOWNGRADE: u8 = 17;
 
@@ -231,17 +280,21 @@ fn put_message(buffer: &mut BytesMut, kind: u8, message: &impl Message) {
 }
 
 impl Command {
-    /// A command without request id and fence.
+    /// A command of this process, without request id and fence.
     pub fn new(operation: Operation) -> Command {
-        Command { request: None, fence: None, operation }
+        Command { request: None, fence: None, actor: None, operation }
     }
 
     /// The bytes of an entry.
     pub fn encode(&self) -> Bytes {
         let mut buffer = BytesMut::with_capacity(64);
         buffer.put_u8(FORMAT_VERSION);
-        let flags = self.request.map_or(0, |_| HAS_REQUEST) | self.fence.map_or(0, |_| HAS_FENCE);
-        buffer.put_u8(flags);
+        let flag = |given: bool, flag: u8| if given { flag } else { 0 };
+        buffer.put_u8(
+            flag(self.request.is_some(), HAS_REQUEST)
+                | flag(self.fence.is_some(), HAS_FENCE)
+                | flag(self.actor.is_some(), HAS_ACTOR),
+        );
         if let Some(request) = self.request {
             buffer.put_u64(request.client);
             buffer.put_u64(request.sequence);
@@ -250,6 +303,11 @@ impl Command {
         if let Some(fence) = self.fence {
             buffer.put_u64(fence.generation);
             buffer.put_u64(fence.term);
+        }
+        if let Some(actor) = &self.actor {
+            buffer.put_u64(actor.revision);
+            buffer.put_u32(u32::try_from(actor.user.len()).expect("the request limit is far below 4 GiB"));
+            buffer.put_slice(actor.user.as_bytes());
         }
         match &self.operation {
             Operation::Put(request) => put_message(&mut buffer, PUT, request),
@@ -290,6 +348,10 @@ impl Command {
                 buffer.put_slice(target.as_deref().unwrap_or_default().as_bytes());
             }
             Operation::Noop => buffer.put_u8(NOOP),
+            Operation::Auth(change) => {
+                buffer.put_u8(AUTH);
+                change.encode(&mut buffer);
+            }
         }
         buffer.freeze()
     }
@@ -303,7 +365,7 @@ impl Command {
             return Err("its format is of another version".into());
         }
         let flags = bytes.try_get_u8()?;
-        if flags & !(HAS_REQUEST | HAS_FENCE) != 0 {
+        if flags & !(HAS_REQUEST | HAS_FENCE | HAS_ACTOR) != 0 {
             return Err("it has unknown flags".into());
         }
         let request = if flags & HAS_REQUEST != 0 {
@@ -314,6 +376,16 @@ impl Command {
         };
         let fence = if flags & HAS_FENCE != 0 {
             Some(Fence { generation: bytes.try_get_u64()?, term: bytes.try_get_u64()? })
+        } else {
+            None
+        };
+        let actor = if flags & HAS_ACTOR != 0 {
+            let (revision, len) = (bytes.try_get_u64()?, bytes.try_get_u32()? as usize);
+            if len > bytes.len() {
+                return Err("it is cut short".into());
+            }
+            let user = String::from_utf8(bytes.split_to(len).into()).map_err(|_| "its actor is not in UTF-8")?;
+            Some(Actor { user, revision })
         } else {
             None
         };
@@ -344,13 +416,14 @@ impl Command {
                 Operation::Downgrade { target: present.then(|| text.to_owned()) }
             }
             NOOP => Operation::Noop,
+            AUTH => Operation::Auth(AuthChange::decode(bytes)?),
             _ => return Err("its operation is unknown".into()),
         };
-        Ok(Command { request, fence, operation })
+        Ok(Command { request, fence, actor, operation })
     }
 }
 
-const ERRORS: [ApplyError; 21] = [
+const ERRORS: [ApplyError; 41] = [
     ApplyError::EmptyKey,
     ApplyError::KeyNotFound,
     ApplyError::ValueProvided,
@@ -372,6 +445,26 @@ const ERRORS: [ApplyError; 21] = [
     ApplyError::NoDowngrade,
     ApplyError::DowngradeVersionFormat,
     ApplyError::DowngradeVersion,
+    ApplyError::RootUserNotExist,
+    ApplyError::RootRoleNotExist,
+    ApplyError::UserEmpty,
+    ApplyError::UserAlreadyExist,
+    ApplyError::UserNotFound,
+    ApplyError::RoleEmpty,
+    ApplyError::RoleAlreadyExist,
+    ApplyError::RoleNotFound,
+    ApplyError::RoleNotGranted,
+    ApplyError::PermissionNotGranted,
+    ApplyError::PermissionNotGiven,
+    ApplyError::PermissionDenied,
+    ApplyError::InvalidAuthManagement,
+    ApplyError::AuthNotEnabled,
+    ApplyError::AuthFailed,
+    ApplyError::InvalidAuthToken,
+    ApplyError::AuthOldRevision,
+    ApplyError::NoPasswordUser,
+    ApplyError::VerifyOnly,
+    ApplyError::PasswordTooLong,
 ];
 
 impl CommandResult {
@@ -452,7 +545,7 @@ mod tests {
     fn commands() -> Vec<Command> {
         let put = PutRequest { key: "k".into(), value: "v".into(), lease: 7, ..Default::default() };
         let txn = TxnRequest { compare: vec![Default::default()], ..Default::default() };
-        let operations = vec![
+        let mut operations = vec![
             Operation::Put(put),
             Operation::DeleteRange(DeleteRangeRequest { key: "a".into(), ..Default::default() }),
             Operation::Txn(txn),
@@ -467,11 +560,21 @@ mod tests {
             Operation::Downgrade { target: None },
             Operation::Noop,
         ];
+        operations.extend(crate::auth::samples().into_iter().map(Operation::Auth));
         let request = Some(RequestId { client: 1, sequence: 2, since: 3 });
         let fence = Some(Fence { generation: 4, term: 5 });
         let bare = operations.iter().cloned().map(Command::new);
-        let full = operations.iter().map(|o| Command { request, fence, operation: o.clone() });
-        bare.chain(full).collect()
+        let actor = |user: &str| Some(Actor { user: user.to_owned(), revision: 3 });
+        let of = |actor: Option<Actor>| {
+            let command = move |operation: &Operation| Command {
+                request,
+                fence,
+                actor: actor.clone(),
+                operation: operation.clone(),
+            };
+            operations.iter().map(command).collect::<Vec<_>>()
+        };
+        bare.chain(of(None)).chain(of(actor("root"))).chain(of(actor(""))).collect()
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use quorate_transport::tls::{ClientAuth, TlsFiles};
 
+use crate::auth::{AuthToken, password};
 use crate::error::StartError;
 use crate::memory;
 
@@ -69,6 +70,12 @@ pub struct Config {
     pub replay_entries: u64,
     /// History that is forgotten without being asked; none is kept until somebody compacts.
     pub auto_compaction: Option<AutoCompaction>,
+    /// Whether the common name in a client's certificate says who it is, once users count.
+    pub client_cert_auth: bool,
+    /// How clients' tokens are made.
+    pub auth_token: AuthToken,
+    /// How much work it is to hash a password, from 4 to 31: each step doubles it.
+    pub bcrypt_cost: u32,
     /// Writes this process's metrics as `/metrics` answers them.
     pub metrics: Option<MetricsText>,
 }
@@ -153,6 +160,9 @@ impl Config {
             log_segment_bytes: 64 << 20,
             replay_entries: 50_000,
             auto_compaction: None,
+            client_cert_auth: true,
+            auth_token: AuthToken::default(),
+            bcrypt_cost: password::DEFAULT_COST,
             metrics: None,
         }
     }
@@ -186,6 +196,9 @@ impl Config {
         }
         if let Some(AutoCompaction::Periodic(Duration::ZERO) | AutoCompaction::Revisions(..=0)) = self.auto_compaction {
             return bad("auto_compaction", "it keeps nothing");
+        }
+        if !(password::MIN_COST..=password::MAX_COST).contains(&self.bcrypt_cost) {
+            return bad("bcrypt_cost", "it must be from 4 to 31");
         }
         if self.initial_cluster.is_empty() {
             return Ok(());
@@ -265,6 +278,7 @@ mod tests {
         assert!(Config::new("a", "/nowhere").validate().is_ok());
         check(|config| config.name.clear(), "name");
         check(|config| config.heartbeat = Duration::ZERO, "heartbeat");
+        check(|config| config.bcrypt_cost = 3, "bcrypt_cost");
         check(|config| config.election_timeout_min = config.heartbeat, "election_timeout_min");
         check(|config| config.election_timeout_max = config.election_timeout_min, "election_timeout_max");
         check(|config| config.memory_limit_bytes = 1 << 20, "memory_limit_bytes");

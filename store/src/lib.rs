@@ -4,6 +4,7 @@
 //! if wanted, to clients of etcd on another.
 
 pub mod apply;
+pub mod auth;
 pub mod command;
 mod config;
 mod error;
@@ -21,6 +22,7 @@ pub mod telemetry;
 pub mod wal;
 pub mod watch;
 
+pub use auth::AuthToken;
 pub use config::{AutoCompaction, Config, Listener, MetricsText, PeerTrust, Serves};
 pub use error::{StartError, StoreError};
 pub use node::{MemberStatus, SERVER_VERSION, Store};

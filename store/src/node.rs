@@ -1,5 +1,6 @@
 //! One member, assembled: log, state machine, consensus, peers, leases, client port.
 
+mod auth;
 mod compactor;
 mod house;
 mod identity;
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+pub(crate) use self::auth::Credentials;
 use self::house::House;
 use self::leadership::Leaders;
 use self::leases::Leases;
@@ -49,8 +51,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A member of a cluster, in this process. Clones are handles on the same member; it
 /// ends with [`Store::shutdown`], or abruptly when its runtime ends.
 #[derive(Clone)]
+#[must_use = "a handle does nothing by itself"]
 pub struct Store {
     inner: Arc<Inner>,
+    /// On whose behalf this handle acts.
+    caller: auth::Caller,
 }
 
 struct Inner {
@@ -70,6 +75,7 @@ struct Inner {
     proposer: Proposer,
     read_index: ReadIndex,
     leases: Arc<Leases>,
+    gate: auth::Gate,
     leaders: Leaders,
     leadership: watch::Receiver<Option<Fence>>,
     /// Closes the client port, which ends before everything it needs.

@@ -20,6 +20,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::rpc::CommonName;
+
 /// A handshake that takes longer is given up.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -84,10 +86,14 @@ async fn connection(
 ) {
     // Only slower if it fails.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return requests(stream, router, cancel).await };
+    let Some(tls) = tls else { return requests(stream, None, router, cancel).await };
     let handshake = TlsAcceptor::from(tls.current()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-        Ok(Ok(stream)) => requests(stream, router, cancel).await,
+        Ok(Ok(stream)) => {
+            let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+            let name = shown.and_then(|certificate| CommonName::of(certificate));
+            requests(stream, name, router, cancel).await
+        }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
     }
@@ -95,10 +101,16 @@ async fn connection(
 
 async fn requests(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    name: Option<CommonName>,
     router: Router,
     cancel: CancellationToken,
 ) {
-    let service = router.map_request(|request: http::Request<Incoming>| request.map(Body::new));
+    let service = router.map_request(move |mut request: http::Request<Incoming>| {
+        if let Some(name) = &name {
+            request.extensions_mut().insert(name.clone());
+        }
+        request.map(Body::new)
+    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()

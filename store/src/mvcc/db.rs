@@ -7,7 +7,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Instant;
 
+use arc_swap::ArcSwap;
 use bytes::Bytes;
+use prost::Message;
+use quorate_proto::authpb::{Role, User};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
@@ -18,6 +21,7 @@ use rocksdb::{
 use super::alarms::Alarms;
 use super::rows::{self, BadRow, KEYS, State, VERSION_SUFFIX_LEN};
 use super::{Config, EngineError, LeaseRecord};
+use crate::auth;
 
 /// One opened database. Readers hold it while a snapshot replaces it.
 pub(crate) struct Instance {
@@ -33,6 +37,7 @@ pub(crate) struct Instance {
     pub(super) leases: RwLock<BTreeMap<i64, LeaseRecord>>,
     alarms: RwLock<Alarms>,
     downgrade: RwLock<Option<String>>,
+    auth: ArcSwap<auth::State>,
 }
 
 /// Strips the version from the row key of a key's version, so that one Bloom filter
@@ -160,6 +165,7 @@ impl Instance {
             leases: RwLock::default(),
             alarms: RwLock::default(),
             downgrade: RwLock::default(),
+            auth: ArcSwap::default(),
         };
         let state = match instance.get(rows::STATE)? {
             Some(row) => State::decode(&row).map_err(|bad| instance.damaged(bad))?,
@@ -172,7 +178,37 @@ impl Instance {
         instance.alarms = RwLock::new(instance.read_alarms()?);
         let downgrade = instance.get(rows::DOWNGRADE)?.map(|row| String::from_utf8_lossy(&row).into_owned());
         instance.downgrade = RwLock::new(downgrade);
+        instance.auth = ArcSwap::from_pointee(instance.read_auth()?);
         Ok(instance)
+    }
+
+    fn read_auth(&self) -> Result<auth::State, EngineError> {
+        let mut whole = None;
+        let (mut users, mut roles) = (Vec::new(), Vec::new());
+        let (from, to) = rows::auth_bounds();
+        self.scan(&from, &to, |key, row| {
+            let (kind, name) = rows::parse_auth_key(key)?;
+            match kind {
+                rows::AUTH_WHOLE => whole = Some(rows::parse_auth_whole(row)?),
+                rows::AUTH_USER => users.push((name, User::decode(row).map_err(|_| BadRow("a user is not one"))?)),
+                rows::AUTH_ROLE => roles.push((name, Role::decode(row).map_err(|_| BadRow("a role is not one"))?)),
+                _ => return Err(BadRow("a row of users and roles is of an unknown kind")),
+            }
+            Ok(true)
+        })?;
+        Ok(match whole {
+            Some(whole) => auth::State::from_rows(whole, users, roles),
+            None => auth::State::default(),
+        })
+    }
+
+    /// Users and roles, as applied.
+    pub(crate) fn auth(&self) -> Arc<auth::State> {
+        self.auth.load_full()
+    }
+
+    pub(super) fn publish_auth(&self, auth: Arc<auth::State>) {
+        self.auth.store(auth);
     }
 
     fn read_leases(&self) -> Result<BTreeMap<i64, LeaseRecord>, EngineError> {

@@ -20,6 +20,7 @@ use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{
     Alarms, Checkpoint, Config, EngineError, LeaseRecord, ReadError, Space, is_read_only, range, rows, space, txn,
 };
+use crate::auth;
 use crate::command::{ApplyError, Operation};
 use crate::quota::Load;
 
@@ -224,6 +225,11 @@ impl Engine {
         self.live().lease_keys(id)
     }
 
+    /// Users and roles, as applied.
+    pub fn auth(&self) -> Arc<auth::State> {
+        self.live.load().auth()
+    }
+
     /// The membership applied last.
     ///
     /// # Errors
@@ -359,6 +365,12 @@ impl Engine {
             return Err(ApplyError::Compacted.into());
         }
         Ok(History { changes, upto })
+    }
+}
+
+impl auth::check::LeaseKeys for Engine {
+    fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EngineError> {
+        Engine::lease_keys(self, lease)
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use prost::Message;
 use quorate_proto::etcd::AlarmType;
 use rocksdb::WriteBatch;
 
@@ -13,6 +14,7 @@ use super::latest::Latest;
 use super::rows::{self, Revision, Row, State};
 use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{EngineError, LeaseRecord, hash};
+use crate::auth::{self, AuthChange};
 use crate::command::{ApplyError, Operation};
 
 /// The versions a batch gave one key, oldest first.
@@ -48,6 +50,7 @@ pub(crate) struct Pending<'a> {
     lookup: RefCell<Lookup<'a>>,
     latest: &'a mut Latest,
     pub(super) state: State,
+    auth: Arc<auth::State>,
     changes: Vec<Change>,
     row_key: Vec<u8>,
     row: Vec<u8>,
@@ -63,6 +66,7 @@ impl<'a> Pending<'a> {
             lookup: RefCell::new(Lookup::new(instance)),
             latest,
             state: instance.state(),
+            auth: instance.auth(),
             changes: Vec::new(),
             row_key: Vec::new(),
             row: Vec::new(),
@@ -200,6 +204,38 @@ impl<'a> Pending<'a> {
         self.batch.put(rows::attributes_key(member), attributes);
     }
 
+    /// Users and roles as this batch has made them.
+    pub(crate) fn auth(&self) -> Arc<auth::State> {
+        Arc::clone(&self.auth)
+    }
+
+    /// Changes users and roles.
+    pub(super) fn change_auth(&mut self, change: &AuthChange) -> Result<(), ApplyError> {
+        let mut next = auth::State::clone(&self.auth);
+        for touched in next.apply(change)? {
+            let (row_key, row) = match &touched {
+                auth::Row::Whole => {
+                    let row = rows::auth_whole(next.enabled(), next.revision(), next.secret());
+                    (rows::auth_key(rows::AUTH_WHOLE, ""), Some(row))
+                }
+                auth::Row::User(name) => {
+                    (rows::auth_key(rows::AUTH_USER, name), next.user(name).map(Message::encode_to_vec))
+                }
+                auth::Row::Role(name) => {
+                    (rows::auth_key(rows::AUTH_ROLE, name), next.role(name).map(Message::encode_to_vec))
+                }
+            };
+            match &row {
+                Some(row) => self.batch.put(&row_key, row),
+                None => self.batch.delete(&row_key),
+            }
+            let row = row.unwrap_or_default();
+            self.state.hash = self.state.hash.wrapping_add(hash::row_hash(&row_key, &row));
+        }
+        self.auth = Arc::new(next);
+        Ok(())
+    }
+
     /// Notes the result of a request that took effect.
     pub(crate) fn put_request(&mut self, index: u64, row: &[u8]) {
         self.batch.put(rows::request_key(index), row);
@@ -234,7 +270,14 @@ impl<'a> Pending<'a> {
         self.batch.put(rows::STATE, self.state.encode());
         self.instance.write(self.batch)?;
         self.instance.publish(self.state);
+        self.instance.publish_auth(self.auth);
         self.changes.iter().for_each(|change| self.latest.note(change));
         Ok(self.changes)
+    }
+}
+
+impl auth::check::LeaseKeys for Pending<'_> {
+    fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EngineError> {
+        Pending::lease_keys(self, lease)
     }
 }

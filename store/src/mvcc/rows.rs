@@ -9,6 +9,7 @@
 //! h | a | member u64 | alarm i32              ->  an alarm: raised by the member itself?
 //! h | d                                       ->  the version to downgrade to
 //! m | name                                    ->  state of the whole
+//! u | kind | name                             ->  a user, a role, or whether they count
 //! ```
 //!
 //! Numbers in keys are big-endian, so that rows sort by them. A key is escaped so that
@@ -25,6 +26,7 @@ pub(super) const CHANGES: u8 = b'r';
 const LEASES: u8 = b'l';
 const ATTACHMENTS: u8 = b'a';
 const REQUESTS: u8 = b'q';
+const AUTH: u8 = b'u';
 pub(super) const STATE: &[u8] = b"mstate";
 pub(super) const MEMBERSHIP: &[u8] = b"mmembership";
 const ALARMS: &[u8] = b"ha";
@@ -251,6 +253,40 @@ pub(super) fn parse_alarm_key(row_key: &[u8]) -> Result<(u64, i32), BadRow> {
         return Err(BadRow("the key of an alarm has another length"));
     }
     Ok((rest.get_u64(), rest.get_i32()))
+}
+
+/// What stands behind the kind of a row of users and roles.
+pub(super) const AUTH_WHOLE: u8 = b'a';
+pub(super) const AUTH_ROLE: u8 = b'r';
+pub(super) const AUTH_USER: u8 = b'u';
+
+pub(super) fn auth_key(kind: u8, name: &str) -> Vec<u8> {
+    [&[AUTH, kind], name.as_bytes()].concat()
+}
+
+pub(super) fn auth_bounds() -> ([u8; 1], [u8; 1]) {
+    bounds(AUTH)
+}
+
+/// The kind and the name of a row of users and roles.
+pub(super) fn parse_auth_key(row_key: &[u8]) -> Result<(u8, String), BadRow> {
+    let bad = BadRow("the key of a row of users and roles is not one");
+    let (kind, name) = row_key.get(1..).and_then(<[u8]>::split_first).ok_or(bad)?;
+    Ok((*kind, String::from_utf8(name.to_vec()).map_err(|_| bad)?))
+}
+
+pub(super) fn auth_whole(enabled: bool, revision: u64, secret: &[u8]) -> Vec<u8> {
+    let mut row = vec![u8::from(enabled)];
+    row.put_u64(revision);
+    row.extend_from_slice(secret);
+    row
+}
+
+pub(super) fn parse_auth_whole(mut bytes: &[u8]) -> Result<(bool, u64, Bytes), BadRow> {
+    if bytes.len() < 9 {
+        return Err(BadRow("the row that says whether users count is cut short"));
+    }
+    Ok((bytes.get_u8() == 1, bytes.get_u64(), Bytes::copy_from_slice(bytes)))
 }
 
 pub(super) fn attributes_key(member: u64) -> Vec<u8> {

@@ -381,7 +381,7 @@ fn a_fence_of_another_reign_stops_a_write() {
     let (_directory, mut machine) = opened();
     let fenced = |index, generation, term| {
         let fence = Some(Fence { generation, term });
-        entry_of(index, Command { request: None, fence, operation: put("k", "v") })
+        entry_of(index, Command { request: None, fence, actor: None, operation: put("k", "v") })
     };
     let results = machine.apply(vec![fenced(1, 1, 2), fenced(2, 2, 1), fenced(3, 1, 1)]).expect("it applies");
     assert_eq!(results[0], CommandResult::Error(ApplyError::FenceNotCurrent));
@@ -395,7 +395,7 @@ fn a_request_proposed_twice_takes_effect_once_even_after_a_restart() {
     let (directory, mut machine) = opened();
     let request = |sequence| Some(RequestId { client: 7, sequence, since: 0 });
     let proposal = |index, sequence| {
-        entry_of(index, Command { request: request(sequence), fence: None, operation: put("k", "v") })
+        entry_of(index, Command { request: request(sequence), fence: None, actor: None, operation: put("k", "v") })
     };
     let first = machine.apply(vec![proposal(1, 1), proposal(2, 1)]).expect("it applies");
     assert_eq!(first[0], first[1]);
@@ -414,7 +414,7 @@ fn a_forgotten_request_is_refused_not_repeated() {
     let (_directory, mut machine) = opened();
     let proposal = |index, sequence, since| {
         let request = Some(RequestId { client: 7, sequence, since });
-        entry_of(index, Command { request, fence: None, operation: Operation::Noop })
+        entry_of(index, Command { request, fence: None, actor: None, operation: Operation::Noop })
     };
     machine.apply((1..=40_000).map(|n| proposal(n, n, 0)).collect()).expect("it applies");
     let expired = vec![CommandResult::Error(ApplyError::RequestExpired)];

@@ -272,6 +272,10 @@ pub(crate) fn execute(pending: &mut Pending<'_>, operation: &Operation) -> Resul
         Operation::Alarm(change) => CommandResult::Alarm(alarms::change(writer.pending, *change)),
         Operation::Downgrade { target } => writer.downgrade(target.as_deref())?,
         Operation::Noop => CommandResult::Done { revision: writer.revision() },
+        Operation::Auth(change) => {
+            writer.pending.change_auth(change)?;
+            CommandResult::Done { revision: writer.revision() }
+        }
     };
     if writer.changes > 0 {
         pending.state.revision += 1;

@@ -62,7 +62,7 @@ impl Store {
             AlarmAction::Deactivate => false,
         };
         let change = AlarmChange { raise, member: request.member_id, alarm: request.alarm, automatic: false };
-        match self.inner.proposer.propose(Operation::Alarm(change), None).await? {
+        match self.propose(Operation::Alarm(change), None).await? {
             CommandResult::Alarm(mut response) => {
                 self.fill(&mut response.header);
                 Ok(response)
@@ -125,7 +125,7 @@ impl Store {
     }
 
     async fn propose_downgrade(&self, target: Option<String>) -> Result<(), StoreError> {
-        self.inner.proposer.propose(Operation::Downgrade { target }, None).await.map(|_| ())
+        self.propose(Operation::Downgrade { target }, None).await.map(|_| ())
     }
 
     /// Refuses what this member must not answer because its data differs from that of the

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::leadership::{Leader, Leaders};
+use crate::auth::Actor;
 use crate::command::{ApplyError, Command, CommandResult, Operation, RequestId};
 use crate::error::StoreError;
 use crate::peer::{Lane, Peers};
@@ -86,13 +87,23 @@ impl Proposer {
         Self { raft, waiters, applied, leaders, client, sequence: AtomicU64::new(1), forward, timeout, cancel }
     }
 
-    /// Returns once the command is applied on this member.
+    /// [`Proposer::propose_as`] for this process.
+    pub(crate) async fn propose(
+        &self,
+        operation: Operation,
+        fence: Option<Fence>,
+    ) -> Result<CommandResult, StoreError> {
+        self.propose_as(None, operation, fence).await
+    }
+
+    /// Returns once the command is applied on this member, as `actor` may.
     ///
     /// # Errors
     /// `Refused` when it was applied and refused; `Timeout` and `LeaderFailed` when its
     /// outcome is not known.
-    pub(crate) async fn propose(
+    pub(crate) async fn propose_as(
         &self,
+        actor: Option<Actor>,
         operation: Operation,
         fence: Option<Fence>,
     ) -> Result<CommandResult, StoreError> {
@@ -102,7 +113,7 @@ impl Proposer {
             since: self.applied.borrow().index,
         };
         let mut outcome = self.waiters.register(&id);
-        let proposal = Proposal::new(&Command { request: Some(id), fence, operation });
+        let proposal = Proposal::new(&Command { request: Some(id), fence, actor, operation });
         let _registration = Registration { waiters: &self.waiters, id };
         let began = self.leaders.borrow().term;
         tokio::select! {

@@ -41,7 +41,10 @@ impl Store {
             self.inner.read_index.wait().await?;
         }
         counter!("etcd_mvcc_range_total").increment(1);
-        let mut response = self.inner.engine.range(&request).map_err(read_error)?;
+        let mut response = self.guarded(
+            |permit| Ok(permit.read(&request.key, &request.range_end)?),
+            || self.inner.engine.range(&request),
+        )?;
         self.fill(&mut response.header);
         Ok(response)
     }
@@ -83,7 +86,8 @@ impl Store {
             Engine::check(&operation, self.inner.config.max_txn_ops)?;
             let Operation::Txn(request) = operation else { return Err(StoreError::Unsupported("this transaction")) };
             self.inner.read_index.wait().await?;
-            let mut response = self.inner.engine.read_txn(&request).map_err(read_error)?;
+            let engine: &Engine = &self.inner.engine;
+            let mut response = self.guarded(|permit| permit.txn(&request, engine), || engine.read_txn(&request))?;
             self.fill(&mut response.header);
             return Ok(response);
         }
@@ -137,6 +141,7 @@ impl Store {
     /// # Errors
     /// `NoLeader` or `Timeout` when no leader answers.
     pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
+        self.may_keep_lease(id).await?;
         let ttl = self
             .on_leader(
                 || async {
@@ -161,6 +166,7 @@ impl Store {
         request: LeaseTimeToLiveRequest,
     ) -> Result<LeaseTimeToLiveResponse, StoreError> {
         let LeaseTimeToLiveRequest { id, keys } = request;
+        self.authenticated().await?;
         let answer = self
             .on_leader(
                 || async {
@@ -174,6 +180,7 @@ impl Store {
                 },
             )
             .await?;
+        self.permitted(|permit| Ok(permit.read_all(&answer.keys)?)).await?;
         Ok(LeaseTimeToLiveResponse {
             header: Some(self.header(self.revision())),
             id,
@@ -190,19 +197,22 @@ impl Store {
     pub async fn leases(&self) -> Result<LeaseLeasesResponse, StoreError> {
         self.check_serving()?;
         self.inner.read_index.wait().await?;
-        let leases = self.inner.engine.leases().into_iter().map(|lease| LeaseStatus { id: lease.id }).collect();
+        let leases = self.guarded(|permit| self.may_list_leases(permit), || Ok(self.inner.engine.leases()))?;
+        let leases = leases.into_iter().map(|lease| LeaseStatus { id: lease.id }).collect();
         Ok(LeaseLeasesResponse { header: Some(self.header(self.revision())), leases })
     }
 
     /// Watches keys on this member, from any revision that is not compacted.
     ///
     /// # Errors
-    /// `Stopped` when the store is closing; `Refused(Corrupt)` on a member put aside.
+    /// `Stopped` when the store is closing; `Refused(Corrupt)` on a member put aside, `Refused` too
+    /// when the caller may not read the keys.
     pub fn watch(&self, request: WatchCreateRequest) -> Result<Watcher, StoreError> {
         if self.inner.cancel.is_cancelled() {
             return Err(StoreError::Stopped);
         }
         self.check_serving()?;
+        self.may_watch(&request.key, &request.range_end)?;
         Ok(self.inner.hub.watch(request))
     }
 
@@ -230,14 +240,14 @@ impl Store {
         })
     }
 
-    async fn write(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
+    pub(super) async fn write(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
         self.admit_write(&operation).await?;
         if size(&operation) > self.inner.config.max_request_bytes {
             return Err(StoreError::TooLarge);
         }
         Engine::check(&operation, self.inner.config.max_txn_ops)?;
         gauge!("etcd_server_proposals_pending").increment(1.0);
-        let result = self.inner.proposer.propose(operation, fence).await;
+        let result = self.propose(operation, fence).await;
         gauge!("etcd_server_proposals_pending").decrement(1.0);
         if let Err(error) = &result
             && !error.is_refusal()
@@ -303,6 +313,11 @@ fn size(operation: &Operation) -> usize {
     match operation {
         Operation::Put(request) => request.key.len() + request.value.len(),
         Operation::Txn(request) => request.encoded_len(),
+        Operation::Auth(change) => {
+            let mut bytes = bytes::BytesMut::new();
+            change.encode(&mut bytes);
+            bytes.len()
+        }
         _ => 0,
     }
 }

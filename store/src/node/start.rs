@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::auth::{Caller, Gate};
 use super::house::House;
 use super::leadership::Leader;
 use super::leases::Leases;
@@ -28,6 +29,8 @@ use crate::{apply, memory, mvcc, rpc, serve, wal};
 
 pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, StartError> {
     config.validate()?;
+    let gate = Gate::new(&config.auth_token, config.bcrypt_cost)
+        .map_err(|error| StartError::Config { setting: "auth_token", reason: error.to_string() })?;
     let lock = identity::lock(&config.data_dir)?;
     let known = identity::load_or_create(&config)?;
 
@@ -150,6 +153,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         proposer,
         read_index,
         leases,
+        gate,
         leaders,
         leadership,
         port: cancel.child_token(),
@@ -161,7 +165,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     });
     upkeep::spawn(&inner, leaders_sender, fences);
 
-    let store = Store { inner };
+    let store = Store { inner, caller: Caller::Internal };
     for port in ports {
         let (tasks, closed) = (store.inner.port_tasks.clone(), store.inner.port.clone());
         let router = match port.serves {

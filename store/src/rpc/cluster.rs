@@ -14,31 +14,42 @@ pub(super) struct Cluster(pub(super) Store);
 
 #[tonic::async_trait]
 impl Service for Cluster {
-    async fn member_add(&self, _: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+    async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         Err(unsupported("adding a member"))
     }
 
-    async fn member_remove(&self, _: Request<MemberRemoveRequest>) -> Result<Response<MemberRemoveResponse>, Status> {
+    async fn member_remove(
+        &self,
+        request: Request<MemberRemoveRequest>,
+    ) -> Result<Response<MemberRemoveResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         Err(unsupported("removing a member"))
     }
 
-    async fn member_update(&self, _: Request<MemberUpdateRequest>) -> Result<Response<MemberUpdateResponse>, Status> {
+    async fn member_update(
+        &self,
+        request: Request<MemberUpdateRequest>,
+    ) -> Result<Response<MemberUpdateResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         Err(unsupported("changing a member's addresses"))
     }
 
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
-        admit(&self.0, request.metadata())?;
+        let store = admit(&self.0, &request)?;
+        store.authenticated().await?;
         let revision = match request.into_inner().linearizable {
-            true => self.0.read_index().await?,
-            false => self.0.revision(),
+            true => store.read_index().await?,
+            false => store.revision(),
         };
         Ok(Response::new(MemberListResponse { header: Some(self.0.header(revision)), members: self.0.members() }))
     }
 
     async fn member_promote(
         &self,
-        _: Request<MemberPromoteRequest>,
+        request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         Err(unsupported("promoting a learner"))
     }
 }

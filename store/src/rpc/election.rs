@@ -46,8 +46,7 @@ impl Service for Election {
     /// Answers once the caller leads, or once its lease has ended. A caller that goes away
     /// leaves no key behind.
     async fn campaign(&self, request: Request<CampaignRequest>) -> Result<Response<CampaignResponse>, Status> {
-        admit(&self.store, request.metadata())?;
-        let store = self.store.clone();
+        let store = admit(&self.store, &request)?;
         let CampaignRequest { name, lease, value } = request.into_inner();
         let queue = Queue::of(&name);
         let releases = Arc::clone(&self.releases);
@@ -62,8 +61,7 @@ impl Service for Election {
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {
-        admit(&self.store, request.metadata())?;
-        let store = self.store.clone();
+        let store = admit(&self.store, &request)?;
         let ProclaimRequest { leader, value } = request.into_inner();
         let leader = leader.ok_or_else(|| Status::unknown(MISSING_LEADER))?;
         let mut session = Session::open(&store, leader.lease).await.map_err(failure)?;
@@ -73,8 +71,7 @@ impl Service for Election {
     }
 
     async fn leader(&self, request: Request<LeaderRequest>) -> Result<Response<LeaderResponse>, Status> {
-        admit(&self.store, request.metadata())?;
-        let store = self.store.clone();
+        let store = admit(&self.store, &request)?;
         let queue = Queue::of(&request.into_inner().name);
         let mut response = store.range(queue.oldest()).await.map_err(failure)?;
         let kv = response.kvs.pop().ok_or_else(|| Status::unknown(NO_LEADER))?;
@@ -82,8 +79,7 @@ impl Service for Election {
     }
 
     async fn observe(&self, request: Request<LeaderRequest>) -> Result<Response<Self::ObserveStream>, Status> {
-        admit(&self.store, request.metadata())?;
-        let store = self.store.clone();
+        let store = admit(&self.store, &request)?;
         let closing = store.closing().cancelled_owned();
         let queue = Queue::of(&request.into_inner().name);
         let observer = Observer { store, queue, watcher: None, next: VecDeque::new() };
@@ -96,8 +92,7 @@ impl Service for Election {
     }
 
     async fn resign(&self, request: Request<ResignRequest>) -> Result<Response<ResignResponse>, Status> {
-        admit(&self.store, request.metadata())?;
-        let store = self.store.clone();
+        let store = admit(&self.store, &request)?;
         let leader = request.into_inner().leader.ok_or_else(|| Status::unknown(MISSING_LEADER))?;
         let request = TxnRequest {
             compare: vec![created_at(&leader.key, leader.rev)],

@@ -25,18 +25,17 @@ impl Service for Kv {
     type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.range(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.range(request.into_inner()).await)
     }
 
     async fn range_stream(&self, request: Request<RangeRequest>) -> Result<Response<Self::RangeStreamStream>, Status> {
-        admit(&self.0, request.metadata())?;
+        let store = admit(&self.0, &request)?;
         let request = request.into_inner();
         if !in_key_order(&request) || filtered(&request) {
             return Err(unsupported("a streamed range with its own order or with revision filters"));
         }
         let first = Page { request, sent: 0, pinned: false };
-        let store = self.0.clone();
         let pages = stream::try_unfold(Some(first), move |page| {
             let store = store.clone();
             async move {
@@ -49,26 +48,26 @@ impl Service for Kv {
     }
 
     async fn put(&self, request: Request<PutRequest>) -> Result<Response<PutResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.put(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.put(request.into_inner()).await)
     }
 
     async fn delete_range(
         &self,
         request: Request<DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.delete_range(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.delete_range(request.into_inner()).await)
     }
 
     async fn txn(&self, request: Request<TxnRequest>) -> Result<Response<TxnResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.txn(request.into_inner(), None).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.txn(request.into_inner(), None).await)
     }
 
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.compact(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.compact(request.into_inner()).await)
     }
 }
 

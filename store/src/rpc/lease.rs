@@ -20,16 +20,16 @@ impl Service for Lease {
     type LeaseKeepAliveStream = Pin<Box<dyn Stream<Item = Result<LeaseKeepAliveResponse, Status>> + Send>>;
 
     async fn lease_grant(&self, request: Request<LeaseGrantRequest>) -> Result<Response<LeaseGrantResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.lease_grant(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.lease_grant(request.into_inner()).await)
     }
 
     async fn lease_revoke(
         &self,
         request: Request<LeaseRevokeRequest>,
     ) -> Result<Response<LeaseRevokeResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.lease_revoke(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.lease_revoke(request.into_inner()).await)
     }
 
     /// Answers in the order of the requests. An error ends the stream, and the client
@@ -38,8 +38,7 @@ impl Service for Lease {
         &self,
         request: Request<Streaming<LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
-        admit(&self.0, request.metadata())?;
-        let store = self.0.clone();
+        let store = admit(&self.0, &request)?;
         let closing = store.closing().cancelled_owned();
         let answers = request.into_inner().take_until(closing).then(move |request| {
             let store = store.clone();
@@ -52,15 +51,15 @@ impl Service for Lease {
         &self,
         request: Request<LeaseTimeToLiveRequest>,
     ) -> Result<Response<LeaseTimeToLiveResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.lease_time_to_live(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        answer(store.lease_time_to_live(request.into_inner()).await)
     }
 
     async fn lease_leases(
         &self,
         request: Request<LeaseLeasesRequest>,
     ) -> Result<Response<LeaseLeasesResponse>, Status> {
-        admit(&self.0, request.metadata())?;
-        answer(self.0.leases().await)
+        let store = admit(&self.0, &request)?;
+        answer(store.leases().await)
     }
 }

@@ -30,8 +30,7 @@ impl Service for Lock {
     /// Answers once the lock is held, or once its lease has ended. A caller that goes away
     /// leaves no key behind.
     async fn lock(&self, request: Request<LockRequest>) -> Result<Response<LockResponse>, Status> {
-        admit(&self.store, request.metadata())?;
-        let store = self.store.clone();
+        let store = admit(&self.store, &request)?;
         let LockRequest { name, lease } = request.into_inner();
         let queue = Queue::of(&name);
         let releases = Arc::clone(&self.releases);
@@ -47,10 +46,10 @@ impl Service for Lock {
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
-        admit(&self.store, request.metadata())?;
+        let store = admit(&self.store, &request)?;
         let UnlockRequest { key } = request.into_inner();
         let request = DeleteRangeRequest { key, ..Default::default() };
-        let response = self.store.delete_range(request).await.map_err(failure)?;
+        let response = store.delete_range(request).await.map_err(failure)?;
         Ok(Response::new(UnlockResponse { header: response.header }))
     }
 }

@@ -3,6 +3,7 @@
 use std::pin::Pin;
 
 use futures::Stream;
+use quorate_proto::etcd::alarm_request::AlarmAction;
 use quorate_proto::etcd::maintenance_server::Maintenance as Service;
 use quorate_proto::etcd::{
     AlarmMember, AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeInfo, DowngradeRequest,
@@ -11,7 +12,7 @@ use quorate_proto::etcd::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{answer, unsupported};
+use super::{admit, answer, unsupported};
 use crate::error::StoreError;
 use crate::node::{SERVER_VERSION, Store};
 
@@ -32,10 +33,16 @@ impl Service for Maintenance {
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<SnapshotResponse, Status>> + Send>>;
 
     async fn alarm(&self, request: Request<AlarmRequest>) -> Result<Response<AlarmResponse>, Status> {
-        answer(self.0.alarm(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        match request.get_ref().action() {
+            AlarmAction::Get => store.authenticated().await?,
+            AlarmAction::Activate | AlarmAction::Deactivate => store.admin().await?,
+        }
+        answer(store.alarm(request.into_inner()).await)
     }
 
-    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+    async fn status(&self, request: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         let status = self.0.status();
         let size = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         let mut errors = match status.leader {
@@ -63,30 +70,37 @@ impl Service for Maintenance {
     }
 
     /// There is nothing to defragment: the files are rewritten as they age.
-    async fn defragment(&self, _: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+    async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         Ok(Response::new(DefragmentResponse { header: Some(self.0.header(self.0.revision())) }))
     }
 
-    async fn hash(&self, _: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+    async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         let HashKvResponse { header, hash, .. } = self.hash_at(0).await?;
         Ok(Response::new(HashResponse { header, hash }))
     }
 
     async fn hash_kv(&self, request: Request<HashKvRequest>) -> Result<Response<HashKvResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         self.hash_at(request.into_inner().revision).await.map(Response::new)
     }
 
-    async fn snapshot(&self, _: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+    async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         Err(unsupported("saving a snapshot"))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
+        admit(&self.0, &request)?.admin().await?;
         let moved = self.0.move_leader(request.into_inner().target_id).await;
         answer(moved.map(|()| MoveLeaderResponse { header: Some(self.0.header(self.0.revision())) }))
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {
-        answer(self.0.downgrade(request.into_inner()).await)
+        let store = admit(&self.0, &request)?;
+        store.admin().await?;
+        answer(store.downgrade(request.into_inner()).await)
     }
 }
 

@@ -3,6 +3,7 @@
 //! What is not offered yet says so; nothing pretends.
 
 mod auth;
+mod caller;
 mod cluster;
 mod election;
 mod gateway;
@@ -31,6 +32,8 @@ use quorate_proto::health::health_server::HealthServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
 
+pub(crate) use self::caller::CommonName;
+use self::caller::{admit, admit_http};
 use crate::error::StoreError;
 use crate::node::Store;
 
@@ -55,7 +58,7 @@ pub(crate) fn router(store: &Store) -> Router {
         .add_service(LeaseServer::new(lease::Lease(store.clone())).max_encoding_message_size(usize::MAX))
         .add_service(ClusterServer::new(cluster::Cluster(store.clone())))
         .add_service(MaintenanceServer::new(maintenance::Maintenance(store.clone())))
-        .add_service(AuthServer::new(auth::Auth(store.clone())))
+        .add_service(AuthServer::new(auth::Auth(store.clone())).max_decoding_message_size(max_receive_bytes))
         .add_service(LockServer::new(lock::Lock::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(ElectionServer::new(election::Election::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(HealthServer::new(health::Health(store.clone())));
@@ -74,14 +77,6 @@ pub(crate) fn monitoring(store: &Store) -> Router {
 /// `hasleader: true` asks to be refused rather than served by a member that knows no leader.
 fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value == "true")
-}
-
-/// Refuses a request that wants a leader where none is known.
-fn admit(store: &Store, metadata: &MetadataMap) -> Result<(), Status> {
-    if wants_leader(metadata) && !store.has_leader() {
-        return Err(StoreError::NoLeader.into());
-    }
-    Ok(())
 }
 
 fn answer<T>(result: Result<T, StoreError>) -> Result<Response<T>, Status> {

@@ -2,11 +2,12 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use serde_json::json;
 
+use super::admit_http;
 use crate::node::Store;
 
 /// How many segments of its path make up a key's prefix, unless the caller says.
@@ -18,7 +19,11 @@ pub(super) struct SpaceQuery {
 }
 
 /// `?depth=2`: the space of the keys by the first segments of their paths, largest first.
-pub(super) async fn space(State(store): State<Store>, Query(query): Query<SpaceQuery>) -> Response {
+/// For admins, once users count: prefixes tell about keys.
+pub(super) async fn space(State(store): State<Store>, Query(query): Query<SpaceQuery>, headers: HeaderMap) -> Response {
+    if let Err(error) = admit_http(&store, &headers).admin().await {
+        return (StatusCode::FORBIDDEN, Json(json!({ "error": error.to_string() }))).into_response();
+    }
     let depth = query.depth.unwrap_or(SPACE_DEPTH);
     match store.space(depth).await {
         Ok(space) => Json(json!({

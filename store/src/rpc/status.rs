@@ -37,13 +37,31 @@ fn refusal(error: &ApplyError) -> Code {
         | ApplyError::InvalidSortOption
         | ApplyError::DowngradeVersionFormat
         | ApplyError::DowngradeVersion
-        | ApplyError::NotReadOnly => Code::InvalidArgument,
+        | ApplyError::NotReadOnly
+        | ApplyError::UserEmpty
+        | ApplyError::RoleEmpty
+        | ApplyError::AuthFailed
+        | ApplyError::PermissionNotGiven
+        | ApplyError::InvalidAuthManagement
+        | ApplyError::AuthOldRevision => Code::InvalidArgument,
         ApplyError::Compacted | ApplyError::FutureRevision | ApplyError::LeaseTtlTooLarge => Code::OutOfRange,
         ApplyError::LeaseNotFound => Code::NotFound,
         ApplyError::LeaseExists
         | ApplyError::FenceNotCurrent
         | ApplyError::DowngradeInProgress
-        | ApplyError::NoDowngrade => Code::FailedPrecondition,
+        | ApplyError::NoDowngrade
+        | ApplyError::RootUserNotExist
+        | ApplyError::RootRoleNotExist
+        | ApplyError::UserAlreadyExist
+        | ApplyError::UserNotFound
+        | ApplyError::RoleAlreadyExist
+        | ApplyError::RoleNotFound
+        | ApplyError::RoleNotGranted
+        | ApplyError::PermissionNotGranted
+        | ApplyError::AuthNotEnabled => Code::FailedPrecondition,
+        ApplyError::PermissionDenied => Code::PermissionDenied,
+        ApplyError::InvalidAuthToken => Code::Unauthenticated,
+        ApplyError::NoPasswordUser | ApplyError::VerifyOnly | ApplyError::PasswordTooLong => Code::Unknown,
         ApplyError::NoSpace => Code::ResourceExhausted,
         ApplyError::Corrupt => Code::DataLoss,
         ApplyError::RequestExpired => Code::Unavailable,

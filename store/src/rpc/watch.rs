@@ -50,10 +50,10 @@ impl Service for Watch {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
 
     async fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Self::WatchStream>, Status> {
-        super::admit(&self.0, request.metadata())?;
+        let store = super::admit(&self.0, &request)?;
         let (queue, responses) = mpsc::channel(QUEUE);
         let session = Session {
-            store: self.0.clone(),
+            store,
             wants_leader: wants_leader(request.metadata()),
             queue,
             watches: HashMap::new(),
@@ -161,7 +161,7 @@ impl Session {
         // event in between is lost.
         let watcher = match self.store.watch(request) {
             Ok(watcher) => watcher,
-            Err(error) => return self.refuse(Status::from(error).message()).await,
+            Err(error) => return self.refuse(&reason(&error.into())).await,
         };
         let created = WatchResponse { created: true, ..self.response(id) };
         if !self.send(created).await {
@@ -204,6 +204,11 @@ impl Session {
         let header = Some(self.store.header(revision));
         self.send(WatchResponse { header, watch_id: NO_WATCH, ..WatchResponse::default() }).await
     }
+}
+
+/// Why a watch is refused, as Go writes a status: etcd's clients show it so.
+fn reason(status: &Status) -> String {
+    format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }
 
 /// Returns once there has been no leader for too long; never if nobody minds.

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "not every test program asks for everything")]
 
+pub(crate) mod etcd;
+
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
