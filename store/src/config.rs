@@ -215,17 +215,27 @@ impl Config {
         Ok(())
     }
 
-    /// The founding members and their addresses, with `own` for this member.
-    pub(crate) fn founders(&self, own: &str) -> BTreeMap<u64, (String, String)> {
+    /// The founding members and their addresses, with `own` for this member. `lineage` is
+    /// that of the cluster; see [`lineal`].
+    pub(crate) fn founders(&self, own: &str, lineage: &str) -> BTreeMap<u64, (String, String)> {
+        let token = lineal(&self.cluster_token, lineage);
         let mut founders: BTreeMap<u64, (String, String)> = self
             .initial_cluster
             .iter()
-            .map(|(name, address)| (member_id(&self.cluster_token, name), (name.clone(), address.clone())))
+            .map(|(name, address)| (member_id(&token, name), (name.clone(), address.clone())))
             .collect();
+        founders.entry(member_id(&token, &self.name)).or_insert_with(|| (self.name.clone(), own.to_owned()));
         founders
-            .entry(member_id(&self.cluster_token, &self.name))
-            .or_insert_with(|| (self.name.clone(), own.to_owned()));
-        founders
+    }
+}
+
+/// What the ids of a cluster are made from. A cluster that was restored is another one than
+/// the cluster it was saved from, though its members may bear the same names: `lineage` says
+/// what it was restored from, and is empty otherwise.
+pub(crate) fn lineal(token: &str, lineage: &str) -> String {
+    match lineage {
+        "" => token.to_owned(),
+        lineage => format!("{token}\0{lineage}"),
     }
 }
 
@@ -292,8 +302,16 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_cluster_has_other_ids() {
+        let config = Config::new("a", "/nowhere");
+        let ids = |lineage| config.founders("x:1", lineage).into_keys().collect::<Vec<_>>();
+        assert_eq!(ids("1"), ids("1"));
+        assert!(ids("") != ids("1") && ids("1") != ids("2"));
+    }
+
+    #[test]
     fn a_cluster_of_one_founds_itself() {
-        let founders = Config::new("a", "/nowhere").founders("127.0.0.1:9");
+        let founders = Config::new("a", "/nowhere").founders("127.0.0.1:9", "");
         assert_eq!(founders.into_values().collect::<Vec<_>>(), [("a".to_owned(), "127.0.0.1:9".to_owned())]);
     }
 }

@@ -8,6 +8,7 @@ use quorate_transport::tls::TlsError;
 
 use crate::command::ApplyError;
 use crate::mvcc::EngineError;
+use crate::snapshot::SnapshotError;
 use crate::wal::WalError;
 
 /// Why a request failed. `rpc::status` gives each its gRPC code and text.
@@ -47,6 +48,9 @@ pub enum StoreError {
     /// The state machine could not be read.
     #[error("reading the state machine")]
     Engine(#[from] EngineError),
+    /// A snapshot for a client could not be written.
+    #[error("writing a snapshot")]
+    Snapshot(#[from] SnapshotError),
 }
 
 impl StoreError {

@@ -18,6 +18,7 @@ mod quota;
 mod raft;
 mod rpc;
 mod serve;
+pub mod snapshot;
 pub mod telemetry;
 pub mod wal;
 pub mod watch;

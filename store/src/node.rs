@@ -2,8 +2,9 @@
 
 mod auth;
 mod compactor;
+mod export;
 mod house;
-mod identity;
+pub(crate) mod identity;
 pub(crate) mod leadership;
 pub(crate) mod leases;
 mod measure;
@@ -19,7 +20,7 @@ use std::time::Duration;
 
 use quorate_proto::etcd::{Member, ResponseHeader};
 use quorate_proto::fence::Fence;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,6 +45,9 @@ pub const SERVER_VERSION: &str = "3.7.0";
 
 /// How long a hand-over of leadership may take before the store closes without it.
 const HANDOVER_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How many snapshots for clients are written at a time.
+const MAX_EXPORTS: usize = 2;
 
 /// How long tasks may take to end.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -78,6 +82,8 @@ struct Inner {
     gate: auth::Gate,
     leaders: Leaders,
     leadership: watch::Receiver<Option<Fence>>,
+    /// Snapshots for clients being written; each takes disk space.
+    exports: Semaphore,
     /// Closes the client port, which ends before everything it needs.
     port: CancellationToken,
     port_tasks: TaskTracker,

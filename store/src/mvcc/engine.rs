@@ -26,6 +26,8 @@ use crate::quota::Load;
 
 /// Names the directory of the live database; replaced by a rename.
 const CURRENT: &str = "CURRENT";
+/// The directory of the first database.
+const FIRST: &str = "db-1";
 
 /// The state machine for readers. A snapshot replaces the database under them: who has
 /// begun to read finishes on the old one.
@@ -44,8 +46,8 @@ impl Engine {
         let name = match std::fs::read_to_string(&current) {
             Ok(name) => name.trim().to_owned(),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                set_current(directory, "db-1")?;
-                "db-1".to_owned()
+                set_current(directory, FIRST)?;
+                FIRST.to_owned()
             }
             Err(error) => return Err(failed("read", &current)(error)),
         };
@@ -444,6 +446,14 @@ impl Instance {
     pub(crate) fn applied(&self) -> Option<crate::wal::EntryId> {
         self.state().applied
     }
+}
+
+/// Makes the directory of a state machine that does not exist, and an empty database in it.
+pub(super) fn create(config: &Config) -> Result<Instance, EngineError> {
+    let directory = &config.directory;
+    std::fs::create_dir(directory).map_err(failed("create", directory))?;
+    set_current(directory, FIRST)?;
+    Instance::open(&directory.join(FIRST), config)
 }
 
 fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::io::Error) -> EngineError + 'a {

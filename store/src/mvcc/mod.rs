@@ -12,9 +12,11 @@ mod engine;
 mod etcd_tests;
 mod hash;
 mod latest;
+mod load;
 #[cfg(test)]
 mod model;
 mod pending;
+mod picture;
 mod range;
 mod rows;
 mod space;
@@ -39,7 +41,10 @@ pub(crate) use alarms::Alarms;
 pub(crate) use collect::Collector;
 pub(crate) use engine::History;
 pub(crate) use latest::Latest;
+pub(crate) use load::{Loaded, Loader};
 pub(crate) use pending::{Change, Pending};
+pub(crate) use picture::AuthRow;
+pub(crate) use rows::{Revision, Row};
 pub(crate) use txn::execute;
 pub(crate) use view::KeyRange;
 

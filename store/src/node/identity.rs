@@ -12,19 +12,24 @@ use crate::error::StartError;
 /// The format of the file this module writes.
 const FORMAT: u32 = 1;
 
+const FILE: &str = "member.json";
+
 /// Says who a data directory belongs to; written once, when the directory is new.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Identity {
+pub(crate) struct Identity {
     format: u32,
-    pub(super) name: String,
+    pub(crate) name: String,
     token: String,
-    pub(super) member_id: u64,
-    pub(super) cluster_id: u64,
+    pub(crate) member_id: u64,
+    pub(crate) cluster_id: u64,
+    /// What the cluster was restored from; see [`config::lineal`].
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub(crate) lineage: String,
 }
 
 /// Keeps other processes out of the directory as long as it lives.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(crate) struct Lock {
     _file: File,
 }
 
@@ -32,7 +37,7 @@ pub(super) struct Lock {
 ///
 /// # Errors
 /// When it cannot be made, or another process holds it.
-pub(super) fn lock(directory: &Path) -> Result<Lock, StartError> {
+pub(crate) fn lock(directory: &Path) -> Result<Lock, StartError> {
     let failed = |source| StartError::Directory { path: directory.to_owned(), source };
     fs::create_dir_all(directory).map_err(failed)?;
     let path = directory.join("LOCK");
@@ -49,14 +54,14 @@ pub(super) fn lock(directory: &Path) -> Result<Lock, StartError> {
 /// # Errors
 /// When the directory belongs to another member, or does not say to whom.
 pub(super) fn load_or_create(config: &Config) -> Result<Identity, StartError> {
-    let path = config.data_dir.join("member.json");
+    let path = config.data_dir.join(FILE);
     match fs::read(&path) {
         Ok(bytes) => check(config, path, &bytes),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if config.data_dir.join("wal").exists() {
                 return Err(StartError::Identity { path, reason: "it is missing beside a log".to_owned() });
             }
-            let identity = found(config);
+            let identity = found(config, String::new());
             write(&path, &identity).map_err(|source| StartError::Directory { path, source })?;
             Ok(identity)
         }
@@ -64,8 +69,18 @@ pub(super) fn load_or_create(config: &Config) -> Result<Identity, StartError> {
     }
 }
 
-fn found(config: &Config) -> Identity {
-    let token = &config.cluster_token;
+/// Whose a directory will be that is being restored.
+pub(crate) fn restored(config: &Config, lineage: String) -> Identity {
+    found(config, lineage)
+}
+
+/// Writes whose `directory` is, in which there is no identity yet.
+pub(crate) fn write_to(directory: &Path, identity: &Identity) -> io::Result<()> {
+    write(&directory.join(FILE), identity)
+}
+
+fn found(config: &Config, lineage: String) -> Identity {
+    let token = config::lineal(&config.cluster_token, &lineage);
     let names: Vec<&str> = match config.initial_cluster.as_slice() {
         [] => vec![&config.name],
         members => members.iter().map(|(name, _)| name.as_str()).collect(),
@@ -73,9 +88,10 @@ fn found(config: &Config) -> Identity {
     Identity {
         format: FORMAT,
         name: config.name.clone(),
-        token: token.clone(),
-        member_id: config::member_id(token, &config.name),
-        cluster_id: config::cluster_id(token, names),
+        token: config.cluster_token.clone(),
+        member_id: config::member_id(&token, &config.name),
+        cluster_id: config::cluster_id(&token, names),
+        lineage,
     }
 }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use quorate_proto::raft::peer_server::PeerServer;
 use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles, Trust};
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -17,7 +17,7 @@ use super::leadership::Leader;
 use super::leases::Leases;
 use super::propose::Proposer;
 use super::read_index::ReadIndex;
-use super::{Inner, Store, identity, upkeep};
+use super::{Inner, MAX_EXPORTS, Store, identity, upkeep};
 use crate::config::{Config, PeerTrust, Serves};
 use crate::error::StartError;
 use crate::fs::Disk;
@@ -63,7 +63,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     };
 
     let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
-    let founders = config.founders(&advertised);
+    let founders = config.founders(&advertised, &known.lineage);
     let moved = founders.iter().map(|(id, (_, address))| (*id, address.clone())).collect();
     let peers = Arc::new(Peers::new(own, peer_tls(&config)?, moved));
 
@@ -156,6 +156,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         gate,
         leaders,
         leadership,
+        exports: Semaphore::new(MAX_EXPORTS),
         port: cancel.child_token(),
         port_tasks: TaskTracker::new(),
         cancel,

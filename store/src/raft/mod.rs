@@ -4,6 +4,7 @@
 //! Always: reads ask a quorum (ReadIndex), never a lease; a restarted leader
 //! stands for election again, because its unflushed tail may be gone.
 
+mod founded;
 mod log_store;
 mod network;
 pub(crate) mod snapshot;
@@ -25,6 +26,7 @@ use openraft::{Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
 use quorate_proto::raft as wire;
 use tokio::sync::watch;
 
+pub(crate) use self::founded::{founded, replay};
 pub(crate) use self::network::Factory;
 pub(crate) use self::state_machine::{Applied, StateMachine, Waiters};
 use self::types::{DecodeError, Types};

@@ -12,7 +12,7 @@ use quorate_proto::etcd::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{admit, answer, unsupported};
+use super::{admit, answer, snapshot};
 use crate::error::StoreError;
 use crate::node::{SERVER_VERSION, Store};
 
@@ -88,7 +88,8 @@ impl Service for Maintenance {
 
     async fn snapshot(&self, request: Request<SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
         admit(&self.0, &request)?.admin().await?;
-        Err(unsupported("saving a snapshot"))
+        let stream = snapshot::stream(&self.0).await?;
+        Ok(Response::new(Box::pin(stream)))
     }
 
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {

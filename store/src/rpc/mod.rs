@@ -15,6 +15,7 @@ mod lock;
 mod maintenance;
 mod observe;
 mod queue;
+mod snapshot;
 mod space;
 mod status;
 mod watch;

@@ -17,6 +17,7 @@ impl From<StoreError> for Status {
             StoreError::TooLarge => (Code::InvalidArgument, prefixed(&error)),
             StoreError::Unsupported(what) => (Code::Unimplemented, format!("quorate: {what} is not supported yet")),
             StoreError::Engine(source) => (Code::Internal, format!("quorate: {error}: {source}")),
+            StoreError::Snapshot(source) => (Code::Internal, format!("quorate: {error}: {source}")),
         };
         Status::new(code, text)
     }
