@@ -10,6 +10,7 @@ mod node;
 mod output;
 mod pki;
 mod readiness;
+mod snapshot;
 mod status;
 mod store;
 mod supervise;
@@ -50,6 +51,8 @@ enum Command {
     Store(store::Arguments),
     /// Run one node agent.
     Node(node::Arguments),
+    /// Save, inspect and restore snapshots of the store; take over from etcd and go back to it.
+    Snapshot(snapshot::Arguments),
     /// Say who leads, who lags, and what the cluster can lose.
     Status(status::Arguments),
     /// Print the completion script of a shell.
@@ -93,6 +96,7 @@ fn run(command: Command) -> Result<u8> {
             Command::Master(arguments) => master::run(arguments).await.map(|()| 0),
             Command::Store(arguments) => store::run(arguments).await.map(|()| 0),
             Command::Node(arguments) => node::run(arguments).await.map(|()| 0),
+            Command::Snapshot(arguments) => snapshot::run(arguments).await.map(|()| 0),
             Command::Status(arguments) => status::run(arguments).await,
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
