@@ -166,6 +166,9 @@ fn config(settings: &Settings) -> Result<quorate_store::Config> {
         config.election_timeout_min = timing.election;
         config.election_timeout_max = timing.election * 2;
     }
+    config.client_cert_auth = settings.client_tls.client_cert_auth;
+    config.auth_token = settings.auth_token.clone();
+    config.bcrypt_cost = settings.bcrypt_cost.unwrap_or(config.bcrypt_cost);
     let limits = settings.limits;
     config.quota_bytes = limits.quota_bytes.unwrap_or(config.quota_bytes);
     config.max_request_bytes = limits.request_bytes.unwrap_or(config.max_request_bytes);

@@ -5,6 +5,7 @@
 
 pub mod apply;
 pub mod auth;
+mod authority;
 pub mod command;
 mod config;
 mod error;

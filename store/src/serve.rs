@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::authority::Lenient;
 use crate::rpc::CommonName;
 
 /// A handshake that takes longer is given up.
@@ -120,7 +121,7 @@ async fn requests(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let serving = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service));
+    let serving = builder.serve_connection(TokioIo::new(Lenient::new(stream)), TowerToHyperService::new(service));
     tokio::pin!(serving);
     tokio::select! {
         // A connection ends however its client likes.

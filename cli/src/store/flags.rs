@@ -40,6 +40,7 @@ const MEMBER: &str = "Member";
 const CLUSTER: &str = "Cluster";
 const CLIENT_TLS: &str = "TLS towards clients";
 const PEER_TLS: &str = "TLS between members";
+const USERS: &str = "Users";
 const TIMING: &str = "Timing";
 const LIMITS: &str = "Limits";
 const HISTORY: &str = "History";
@@ -70,6 +71,9 @@ pub(super) const FLAGS: &[Flag] = &[
     text("peer-trusted-ca-file", "FILE", PEER_TLS, "The authority of members' certificates; they must then show one"),
     switch("peer-client-cert-auth", PEER_TLS, "Members that connect must show a certificate"),
     switch("peer-auto-tls", PEER_TLS, "Make the certificate, as happens anyway when none is named"),
+    text("auth-token", "TOKEN", USERS, "simple, or jwt,sign-method=RS256,pub-key=FILE,priv-key=FILE [default: simple]"),
+    text("auth-token-ttl", "SECONDS", USERS, "How long an unused simple token holds [default: 300]"),
+    text("bcrypt-cost", "COST", USERS, "How hard passwords are to guess, from 4 to 31 [default: 10]"),
     text("heartbeat-interval", "MS", TIMING, "How often the leader is heard of, in milliseconds [default: 50]"),
     text("election-timeout", "MS", TIMING, "Silence after which members elect, up to twice that [default: 300]"),
     text("quota-backend-bytes", "BYTES", LIMITS, "Slow and then refuse writes beyond that size [default: 0, no quota]"),

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use quorate_store::AutoCompaction;
+use quorate_store::{AuthToken, AutoCompaction};
 
 use super::flags::{Origin, Value, Values, spelling};
 
@@ -43,6 +43,8 @@ pub(super) struct Settings {
     pub(super) peer_tls: TlsSettings,
     /// None takes the store's own.
     pub(super) timing: Option<Timing>,
+    pub(super) auth_token: AuthToken,
+    pub(super) bcrypt_cost: Option<u32>,
     pub(super) limits: Limits,
     pub(super) auto_compaction: Option<AutoCompaction>,
     pub(super) log: Log,
@@ -130,6 +132,8 @@ impl Settings {
             client_tls: reader.tls("")?,
             peer_tls: reader.tls("peer-")?,
             timing: reader.timing()?,
+            auth_token: reader.auth_token()?,
+            bcrypt_cost: reader.number("bcrypt-cost")?,
             limits: reader.limits()?,
             auto_compaction: reader.auto_compaction()?,
             log: reader.log()?,
@@ -193,6 +197,13 @@ impl<'a> Reader<'a> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let number = text.parse().map_err(|_| anyhow!("{text:?} is not a number that fits"));
         number.map(Some).with_context(|| self.unusable(name))
+    }
+
+    fn auth_token(&self) -> Result<AuthToken> {
+        let token = self.text("auth-token").map(str::parse::<AuthToken>).transpose();
+        let token = token.with_context(|| self.unusable("auth-token"))?.unwrap_or_default();
+        let ttl: Option<u64> = self.number("auth-token-ttl")?;
+        Ok(ttl.map_or(token.clone(), |seconds| token.with_simple_ttl(Duration::from_secs(seconds))))
     }
 
     fn limits(&self) -> Result<Limits> {

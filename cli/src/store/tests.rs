@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use quorate_store::AutoCompaction;
+use quorate_store::{AuthToken, AutoCompaction};
 
 use super::flags::{self, Warning};
 use super::settings::{Settings, Timing};
@@ -180,6 +180,16 @@ fn what_cannot_be_used_is_named() {
     check("--wal-dir /x", "", &["--wal-dir=/x is not supported yet"]);
     check("--log-level loud", "", &["--log-level", "loud"]);
     check("--config-file /nowhere.yml", "", &["/nowhere.yml"]);
+}
+
+#[test]
+fn tokens_are_made_as_asked() {
+    let ttl = |seconds| AuthToken::Simple { ttl: Duration::from_secs(seconds) };
+    assert_eq!(good("", "").auth_token, AuthToken::default());
+    assert_eq!(good("--auth-token-ttl 60", "").auth_token, ttl(60));
+    assert!(matches!(good("--auth-token jwt,sign-method=HS256,priv-key=/k", "").auth_token, AuthToken::Jwt(_)));
+    let (settings, _) = read("--auth-token magic", "");
+    assert!(format!("{:#}", settings.unwrap_err()).contains("--auth-token"));
 }
 
 #[test]
