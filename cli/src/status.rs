@@ -136,9 +136,11 @@ fn report(state: &ClusterState, answers: Vec<Option<Answer>>) -> Report {
             }
         })
         .collect();
-    let leader = members.iter().find(|member| member.role == "leader").map(|member| member.name.clone());
     let living = members.iter().filter(|member| matches!(member.role, "leader" | "follower")).count();
     let quorum = members.len() / 2 + 1;
+    // One that leads nobody says so for a while.
+    let leader = members.iter().find(|member| member.role == "leader" && living >= quorum);
+    let leader = leader.map(|member| member.name.clone());
     let can_lose = if leader.is_some() { living.saturating_sub(quorum) } else { 0 };
     Report {
         endpoint: state.endpoint,

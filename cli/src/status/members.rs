@@ -138,10 +138,13 @@ fn report(seen: &[Seen], alarms: &BTreeMap<u64, Vec<String>>, space: Option<Spac
     let leader_id =
         statuses().filter(|status| status.raft_term == term).map(|status| status.leader).find(|id| *id != 0);
     let members: Vec<Row> = seen.iter().map(|seen| row(seen, alarms, commit, leader_id)).collect();
-    let leader = members.iter().find(|member| member.role == "leader").map(|member| member.name.clone());
     let voters = seen.iter().filter(|seen| !seen.member.is_learner).count();
     let living = members.iter().filter(|member| matches!(member.role, "leader" | "follower")).count();
-    let can_lose = if leader.is_some() { living.saturating_sub(voters / 2 + 1) } else { 0 };
+    let quorum = voters / 2 + 1;
+    // One that leads nobody says so for a while.
+    let leader = members.iter().find(|member| member.role == "leader" && living >= quorum);
+    let leader = leader.map(|member| member.name.clone());
+    let can_lose = if leader.is_some() { living.saturating_sub(quorum) } else { 0 };
     let mut summary = summary("member", leader.as_deref(), term, living, voters, can_lose);
     for member in &members {
         if let Some(lag) = member.lag.filter(|lag| *lag > NOTABLE_LAG) {
@@ -308,6 +311,11 @@ mod tests {
         check(&behind, 1, &expected);
         check(
             &[silent(1), seen(2, 0, 10), silent(3)],
+            0,
+            "No leader: 1 of 3 members answer, and writes wait for a majority.",
+        );
+        check(
+            &[seen(1, 1, 5000), silent(2), silent(3)],
             0,
             "No leader: 1 of 3 members answer, and writes wait for a majority.",
         );
