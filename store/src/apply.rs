@@ -111,6 +111,7 @@ impl StateMachine {
         let mut pending = Pending::new(&instance, &mut self.latest);
         let compacted = instance.compact_revision();
         let mut results = Vec::with_capacity(entries.len());
+        let mut hashes = Vec::with_capacity(entries.len());
         for Entry { id, payload } in entries {
             if let Some(applied) = applied.filter(|applied| applied.index >= id.index) {
                 return Err(EngineError::OutOfOrder { applied: applied.index, got: id.index });
@@ -126,9 +127,11 @@ impl StateMachine {
                 Payload::Command(command) => self.requests.run(&mut pending, id, &command)?,
             };
             results.push(result);
+            hashes.push((id.index, pending.hash()));
         }
         let changes = pending.commit(last)?;
         telemetry::applied(&results, &changes);
+        self.engine.trail().extend(hashes);
         let revision = instance.revision();
         self.hub.publish(changes, revision);
         if instance.compact_revision() != compacted {

@@ -76,6 +76,10 @@ pub struct Config {
     pub auth_token: AuthToken,
     /// How much work it is to hash a password, from 4 to 31: each step doubles it.
     pub bcrypt_cost: u32,
+    /// How often members compare the hashes of what they hold; zero is never.
+    pub compare_interval: Duration,
+    /// How often members read all they hold, slowly, and compare it; zero is never.
+    pub scrub_interval: Duration,
     /// Writes this process's metrics as `/metrics` answers them.
     pub metrics: Option<MetricsText>,
 }
@@ -163,6 +167,8 @@ impl Config {
             client_cert_auth: true,
             auth_token: AuthToken::default(),
             bcrypt_cost: password::DEFAULT_COST,
+            compare_interval: Duration::from_secs(10),
+            scrub_interval: Duration::from_secs(24 * 60 * 60),
             metrics: None,
         }
     }

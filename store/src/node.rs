@@ -2,6 +2,7 @@
 
 mod auth;
 mod compactor;
+pub(crate) mod compare;
 mod export;
 mod house;
 pub(crate) mod identity;

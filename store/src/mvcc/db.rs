@@ -14,8 +14,8 @@ use quorate_proto::authpb::{Role, User};
 use rocksdb::compaction_filter::{CompactionFilter, Decision};
 use rocksdb::compaction_filter_factory::{CompactionFilterContext, CompactionFilterFactory};
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Options, ReadOptions, ReadTier, SliceTransform,
-    WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedIndexType, BlockBasedOptions, Cache, DB, DBCompressionType, DBRawIterator, Options, ReadOptions,
+    ReadTier, SliceTransform, WriteBatch, WriteBufferManager, WriteOptions,
 };
 
 use super::alarms::Alarms;
@@ -105,6 +105,16 @@ impl CompactionFilterFactory for SupersededFactory {
 /// Cold data is compacted, and so rid of hidden versions, at least this often.
 const PERIODIC_COMPACTION_SECONDS: u64 = 24 * 60 * 60;
 
+/// What a reader of everything reads at once.
+const BULK_READAHEAD_BYTES: usize = 256 << 10;
+
+/// The most that flushes and compactions write in a second. It tunes itself: a tenth of
+/// that and less while they keep up, so that they leave disk and processor to others.
+const MAX_BACKGROUND_BYTES_PER_SECOND: i64 = 256 << 20;
+const RATE_PERIOD_MICROS: i64 = 100_000;
+/// Of ten turns, one goes to compactions although flushes wait: RocksDB's own.
+const RATE_FAIRNESS: i32 = 10;
+
 fn options(config: &Config, floor: Arc<AtomicI64>) -> Options {
     let cache = Cache::new_lru_cache(config.block_cache_bytes);
     let mut table = BlockBasedOptions::default();
@@ -112,6 +122,10 @@ fn options(config: &Config, floor: Arc<AtomicI64>) -> Options {
     table.set_block_size(8 << 10);
     table.set_cache_index_and_filter_blocks(true);
     table.set_pin_l0_filter_and_index_blocks_in_cache(true);
+    // Of indexes and filters only the parts in use are in memory.
+    table.set_index_type(BlockBasedIndexType::TwoLevelIndexSearch);
+    table.set_partition_filters(true);
+    table.set_metadata_block_size(4 << 10);
     table.set_bloom_filter(10.0, false);
     // Point reads look for a key whose newest version is not known: by prefix.
     table.set_whole_key_filtering(false);
@@ -133,6 +147,7 @@ fn options(config: &Config, floor: Arc<AtomicI64>) -> Options {
     ));
     // One flush and one compaction: the machine has work of its own.
     options.set_max_background_jobs(2);
+    options.set_auto_tuned_ratelimiter(MAX_BACKGROUND_BYTES_PER_SECOND, RATE_PERIOD_MICROS, RATE_FAIRNESS);
     options.set_max_open_files(512);
     options.set_bytes_per_sync(1 << 20);
     options.set_periodic_compaction_seconds(PERIODIC_COMPACTION_SECONDS);
@@ -281,6 +296,18 @@ impl Instance {
         options.set_total_order_seek(true);
         options.set_iterate_lower_bound(from);
         options.set_iterate_upper_bound(to);
+        self.db.raw_iterator_opt(options)
+    }
+
+    /// As `range_iterator`, for reading very much once: it does not push out what others
+    /// need again.
+    pub(super) fn bulk_iterator(&self, from: &[u8], to: &[u8]) -> DBRawIterator<'_> {
+        let mut options = ReadOptions::default();
+        options.set_total_order_seek(true);
+        options.set_iterate_lower_bound(from);
+        options.set_iterate_upper_bound(to);
+        options.fill_cache(false);
+        options.set_readahead_size(BULK_READAHEAD_BYTES);
         self.db.raw_iterator_opt(options)
     }
 

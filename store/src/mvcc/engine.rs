@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bytes::Bytes;
@@ -14,7 +15,7 @@ use rocksdb::checkpoint::Checkpoint as Links;
 use tokio::sync::watch;
 
 use super::db::Instance;
-use super::hash::{self, HashKv};
+use super::hash::{self, HashKv, Trail};
 use super::rows::Revision;
 use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{
@@ -23,6 +24,9 @@ use super::{
 use crate::auth;
 use crate::command::{ApplyError, Operation};
 use crate::quota::Load;
+
+/// So long a hash is worked on before others have their turn.
+const HASH_SLICE: Duration = Duration::from_millis(5);
 
 /// Names the directory of the live database; replaced by a rename.
 const CURRENT: &str = "CURRENT";
@@ -36,6 +40,7 @@ pub struct Engine {
     live: ArcSwap<Instance>,
     collected: watch::Sender<i64>,
     tight: AtomicBool,
+    trail: Trail,
 }
 
 impl Engine {
@@ -54,7 +59,9 @@ impl Engine {
         remove_others(directory, &name)?;
         let instance = Instance::open(&directory.join(&name), &config)?;
         let (live, collected) = (ArcSwap::from_pointee(instance), watch::Sender::new(-1));
-        Ok(Engine { config, live, collected, tight: AtomicBool::new(false) })
+        let engine = Engine { config, live, collected, tight: AtomicBool::new(false), trail: Trail::default() };
+        engine.restart_trail();
+        Ok(engine)
     }
 
     /// Replaces the database by the checkpoint in `received`, which is moved away.
@@ -75,6 +82,7 @@ impl Engine {
         let instance = Instance::open(&new, &self.config)?;
         set_current(directory, &name)?;
         let replaced = self.live.swap(Arc::new(instance));
+        self.restart_trail();
         // Readers may still hold the old one; on Linux its open files live on without names.
         drop(replaced);
         std::fs::remove_dir_all(&old).map_err(failed("remove", &old))
@@ -187,7 +195,37 @@ impl Engine {
     /// # Errors
     /// `Apply` is for the client.
     pub fn hash_kv(&self, revision: i64) -> Result<HashKv, ReadError> {
-        hash::hash_kv(&self.live(), revision)
+        hash::hash_kv(&self.live(), revision, || {})
+    }
+
+    /// As [`Engine::hash_kv`], working half of the time at most.
+    ///
+    /// # Errors
+    /// As [`Engine::hash_kv`].
+    pub(crate) fn hash_kv_slowly(&self, revision: i64) -> Result<HashKv, ReadError> {
+        let mut began = Instant::now();
+        hash::hash_kv(&self.live(), revision, || {
+            let worked = began.elapsed();
+            if worked >= HASH_SLICE {
+                // Nobody unparks it, and a wait that is too short does no harm.
+                std::thread::park_timeout(worked);
+                began = Instant::now();
+            }
+        })
+    }
+
+    /// The hash of all history up to an entry that was applied not long ago.
+    pub(crate) fn hash_after(&self, index: u64) -> Option<u64> {
+        self.trail.at(index)
+    }
+
+    pub(crate) fn trail(&self) -> &Trail {
+        &self.trail
+    }
+
+    fn restart_trail(&self) {
+        let (index, hash) = self.applied_hash();
+        self.trail.restart(index, hash);
     }
 
     /// The index applied last and the hash of all history up to it, kept with every batch:

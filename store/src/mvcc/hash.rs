@@ -3,6 +3,9 @@
 //! The hash of a set of rows is the sum of the hashes of its rows: independent of the
 //! order, so it can be kept up to date row by row.
 
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use super::ReadError;
 use super::db::Instance;
 use super::rows::{self, KEYS};
@@ -19,6 +22,42 @@ pub struct HashKv {
     pub compact_revision: i64,
 }
 
+/// After how many entries a member forgets what it held: more than a member lags that is
+/// compared at all.
+const TRAIL_ENTRIES: usize = 32 * 1024;
+
+/// The hashes after each of the entries applied last, so that members are compared at an
+/// entry that all of them have applied.
+#[derive(Debug, Default)]
+pub(crate) struct Trail(Mutex<VecDeque<(u64, u64)>>);
+
+impl Trail {
+    /// Begins anew: the state was opened or replaced.
+    pub(super) fn restart(&self, index: u64, hash: u64) {
+        let mut trail = self.lock();
+        trail.clear();
+        trail.push_back((index, hash));
+    }
+
+    /// Goes on, with indexes that grow.
+    pub(crate) fn extend(&self, hashes: impl IntoIterator<Item = (u64, u64)>) {
+        let mut trail = self.lock();
+        trail.extend(hashes);
+        let excess = trail.len().saturating_sub(TRAIL_ENTRIES);
+        trail.drain(..excess);
+    }
+
+    pub(super) fn at(&self, index: u64) -> Option<u64> {
+        let trail = self.lock();
+        let position = trail.partition_point(|(known, _)| *known < index);
+        trail.get(position).filter(|(known, _)| *known == index).map(|(_, hash)| *hash)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, VecDeque<(u64, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 pub(super) fn row_hash(row_key: &[u8], row: &[u8]) -> u64 {
     let key = u64::from(crc32c::crc32c(row_key));
     let both = u64::from(crc32c::crc32c_append(key as u32, row));
@@ -31,8 +70,9 @@ pub(super) fn row_hash(row_key: &[u8], row: &[u8]) -> u64 {
 
 /// Sums the rows that a reader at a revision between the compacted one and `revision`
 /// could see: whether hidden versions are still there or already removed does not count.
-pub(super) fn hash_kv(instance: &Instance, revision: i64) -> Result<HashKv, ReadError> {
-    let mut iterator = instance.range_iterator(&[KEYS], &[KEYS + 1]);
+/// `rest` is called often, to make way for others.
+pub(super) fn hash_kv(instance: &Instance, revision: i64, mut rest: impl FnMut()) -> Result<HashKv, ReadError> {
+    let mut iterator = instance.bulk_iterator(&[KEYS], &[KEYS + 1]);
     iterator.seek([KEYS]);
     // Read after the iterator was made: what it sees was collected by this or less.
     let (current, compacted) = (instance.revision(), instance.compact_revision());
@@ -61,8 +101,37 @@ pub(super) fn hash_kv(instance: &Instance, revision: i64) -> Result<HashKv, Read
             }
         }
         iterator.next();
+        rest();
     }
     iterator.status().map_err(instance.failed("be read"))?;
     let hash = (sum ^ (sum >> 32)) as u32;
     Ok(HashKv { hash, revision, compact_revision: compacted })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_trail_knows_the_last_entries() {
+        let trail = Trail::default();
+        assert_eq!(trail.at(0), None);
+        trail.restart(7, 70);
+        trail.extend([(8, 80), (10, 100)]);
+        let check = |index, expected| assert_eq!(trail.at(index), expected, "{index}");
+        check(6, None);
+        check(7, Some(70));
+        check(8, Some(80));
+        check(9, None);
+        check(10, Some(100));
+        check(11, None);
+        let last = 10 + TRAIL_ENTRIES as u64;
+        trail.extend((11..=last).map(|index| (index, index)));
+        check(10, None);
+        check(11, Some(11));
+        check(last, Some(last));
+        trail.restart(3, 30);
+        check(last, None);
+        check(3, Some(30));
+    }
 }

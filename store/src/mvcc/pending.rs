@@ -255,6 +255,11 @@ impl<'a> Pending<'a> {
         self.state.generation
     }
 
+    /// Of everything up to here.
+    pub(crate) fn hash(&self) -> u64 {
+        self.state.hash
+    }
+
     pub(crate) fn revision(&self) -> i64 {
         self.state.revision
     }

@@ -7,7 +7,10 @@ use std::time::Duration;
 use metrics::{counter, gauge};
 use quorate_proto::etcd::alarm_request::AlarmAction;
 use quorate_proto::etcd::downgrade_request::DowngradeAction;
-use quorate_proto::etcd::{AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DowngradeRequest, DowngradeResponse};
+use quorate_proto::etcd::{
+    AlarmMember, AlarmRequest, AlarmResponse, AlarmType, DowngradeRequest, DowngradeResponse, HashKvResponse,
+};
+use tokio::sync::Mutex;
 
 use super::requests::wrong_kind;
 use super::{Inner, SERVER_VERSION, Store};
@@ -27,6 +30,10 @@ pub(super) struct House {
     /// What was let in since.
     added_bytes: AtomicU64,
     delay_micros: AtomicU64,
+    /// One hash of everything at a time.
+    hashing: Mutex<()>,
+    /// One member is re-seeded at a time.
+    pub(super) reseeding: Mutex<()>,
 }
 
 impl House {
@@ -76,9 +83,32 @@ impl Store {
         self.inner.engine.alarms().list(AlarmType::None.into())
     }
 
+    /// The alarms that bear on what this member answers: another member that was put aside
+    /// harms nobody here.
+    pub fn alarms_here(&self) -> Vec<AlarmMember> {
+        let (own, known) = (self.inner.identity.member_id, self.inner.engine.alarms());
+        let elsewhere = |alarm: &AlarmMember| {
+            alarm.member_id != own
+                && alarm.alarm() == AlarmType::Corrupt
+                && known.get(alarm.member_id, AlarmType::Corrupt) == Some(true)
+        };
+        self.alarms().into_iter().filter(|alarm| !elsewhere(alarm)).collect()
+    }
+
     /// The size past which writes are refused; 0 is none.
     pub fn quota_bytes(&self) -> u64 {
         self.inner.config.quota_bytes
+    }
+
+    /// As [`Store::hash_kv`], on a thread of its own; one after the other.
+    ///
+    /// # Errors
+    /// As [`Store::hash_kv`].
+    pub(crate) async fn hash_kv_apart(&self, revision: i64) -> Result<HashKvResponse, StoreError> {
+        let _turn = self.inner.house.hashing.lock().await;
+        let store = self.clone();
+        let task = tokio::task::spawn_blocking(move || store.hash_kv(revision));
+        task.await.map_err(|_| StoreError::Stopped)?
     }
 
     /// Which parts of the keys take how much space, by the first `depth` segments of their

@@ -100,13 +100,26 @@ impl Store {
         }
     }
 
-    /// Forgets history before a revision. The space is freed in the background.
+    /// Forgets history before a revision. It is removed in the background, which a
+    /// `physical` request waits for on this member.
     ///
     /// # Errors
-    /// As [`Store::put`].
+    /// As [`Store::put`]; `Stopped` when the store closes while it waits.
     pub async fn compact(&self, request: CompactionRequest) -> Result<CompactionResponse, StoreError> {
+        let CompactionRequest { revision: wanted, physical } = request;
         match self.write(Operation::Compact(request), None).await? {
-            CommandResult::Compact { revision } => Ok(CompactionResponse { header: Some(self.header(revision)) }),
+            CommandResult::Compact { revision } => {
+                if physical {
+                    let mut collected = self.inner.engine.collected();
+                    tokio::select! {
+                        done = collected.wait_for(|upto| *upto >= wanted) => {
+                            done.map_err(|_| StoreError::Stopped)?;
+                        }
+                        () = self.inner.cancel.cancelled() => return Err(StoreError::Stopped),
+                    }
+                }
+                Ok(CompactionResponse { header: Some(self.header(revision)) })
+            }
             other => wrong_kind(&other),
         }
     }

@@ -95,6 +95,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         presence: Arc::clone(&presence),
         cancel: cancel.clone(),
         memory: Memory::new(wal.clone(), applied.clone()),
+        engine: Arc::clone(&engine),
     };
     let router = tonic::service::Routes::new(
         PeerServer::new(service)

@@ -10,8 +10,9 @@ use quorate_proto::fence::Fence;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::compare::Depth;
 use super::leadership::{self, Leader};
-use super::{Inner, compactor, house};
+use super::{Inner, compactor, compare, house};
 use crate::command::Operation;
 use crate::error::StoreError;
 use crate::raft::{Role, View};
@@ -36,7 +37,7 @@ const SPACE_TICK: Duration = Duration::from_millis(250);
 /// that lags is then sent files.
 const MAX_SEGMENTS: u64 = 16;
 
-/// After a hand-over because of a stalled disk, before the next.
+/// After a hand-over because of a stalled disk or damaged data, before the next.
 const STALL_PAUSE: Duration = Duration::from_secs(5);
 
 /// Starts the tasks. They hold the member only while they run.
@@ -50,7 +51,9 @@ pub(super) fn spawn(inner: &Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fen
             cancel.run_until_cancelled(compactor::run(&inner, kept)).await
         });
     }
-    for task in [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes, Chore::Space] {
+    for task in
+        [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes, Chore::Space, Chore::Compare, Chore::Scrub]
+    {
         let inner = Arc::clone(inner);
         inner.tasks.clone().spawn(async move {
             let cancel = inner.cancel.clone();
@@ -109,6 +112,15 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             }
             fences.send_replace(fence);
         }
+        let aside = inner.is_aside();
+        inner.raft.allow_elections(!aside);
+        if aside && view.role == Role::Leader && Instant::now() >= stalled_until {
+            stalled_until = Instant::now() + STALL_PAUSE;
+            if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {
+                tracing::warn!("this member differs from the majority: handing leadership over");
+                inner.raft.transfer_leader(heir).await;
+            }
+        }
         let stall = inner.wal.stalled_for();
         if view.role == Role::Leader && stall > patience && Instant::now() >= stalled_until {
             stalled_until = Instant::now() + STALL_PAUSE;
@@ -157,6 +169,8 @@ enum Chore {
     Log,
     Attributes,
     Space,
+    Compare,
+    Scrub,
 }
 
 impl Chore {
@@ -166,8 +180,13 @@ impl Chore {
             Chore::Checkpoints => CHECKPOINT_TICK,
             Chore::Log => LOG_TICK,
             Chore::Space => SPACE_TICK,
+            Chore::Compare => inner.config.compare_interval,
+            Chore::Scrub => inner.config.scrub_interval,
             Chore::Attributes => return publish_attributes(inner).await,
         };
+        if period.is_zero() {
+            return;
+        }
         let mut tick = interval(period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -177,6 +196,8 @@ impl Chore {
                 Chore::Checkpoints => keep_checkpoints(inner).await,
                 Chore::Log => shorten_log(inner).await,
                 Chore::Space => house::watch_space(inner).await,
+                Chore::Compare => compare::compare(inner, Depth::Hashes).await,
+                Chore::Scrub => compare::compare(inner, Depth::Contents).await,
                 Chore::Attributes => {}
             }
         }

@@ -3,26 +3,35 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
 use prost::Message;
 use quorate_proto::raft::peer_server::Peer;
-use quorate_proto::raft::{self as wire};
+use quorate_proto::raft::{self as wire, state_hash_response};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::{Identity, Presence};
 use crate::command::Command;
+use crate::mvcc::Engine;
+use crate::node::compare;
 use crate::node::leases::Leases;
-use crate::raft::snapshot::{Area, Receiver};
-use crate::raft::{self, Applied, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
+use crate::raft::snapshot::{Area, Directory, Receiver};
+use crate::raft::{self, Applied, Checkpoint, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
 use crate::telemetry;
 use crate::wal::Wal;
 
 /// Chunks of a snapshot that wait for the disk.
 const SNAPSHOT_QUEUE: usize = 4;
+
+/// How long this member may take to apply what a question is about.
+const APPLY_WAIT: Duration = Duration::from_secs(1);
+
+/// How long this member may take to apply what the state that it was sent is of.
+const RESEED_WAIT: Duration = Duration::from_secs(60);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -36,6 +45,7 @@ pub(crate) struct PeerService {
     /// Ends the streams that live as long as the process.
     pub(crate) cancel: CancellationToken,
     pub(crate) memory: Memory,
+    pub(crate) engine: Arc<Engine>,
 }
 
 /// Whether this member still holds what it once acknowledged. One that does not must
@@ -146,29 +156,11 @@ impl Peer for PeerService {
         };
         let from = self.identity.check(header.origin.as_ref())?;
         tracing::info!(from = format!("{from:x}"), files = header.files.len(), "receiving a snapshot");
-        let (sender, mut queue) = mpsc::channel::<Bytes>(SNAPSHOT_QUEUE);
-        let (directory, files) = (self.area.reserve(), header.files.clone());
-        let writer = tokio::task::spawn_blocking(move || {
-            let mut receiver = Receiver::new(directory, files)?;
-            while let Some(data) = queue.blocking_recv() {
-                receiver.write(&data)?;
-            }
-            receiver.finish()
+        let data = chunks.map(|chunk| match chunk?.part {
+            Some(Part::Data(data)) => Ok(data),
+            _ => Err(Status::invalid_argument("quorate: a snapshot has two headers")),
         });
-        while let Some(chunk) = chunks.message().await? {
-            let Some(Part::Data(data)) = chunk.part else {
-                return Err(Status::invalid_argument("quorate: a snapshot has two headers"));
-            };
-            if sender.send(data).await.is_err() {
-                // The writer has given up; it says why.
-                break;
-            }
-        }
-        drop(sender);
-        let directory = writer
-            .await
-            .map_err(|error| Status::internal(format!("quorate: {error}")))?
-            .map_err(|error| Status::data_loss(format!("quorate: {error}")))?;
+        let directory = self.receive(header.files.clone(), data).await?;
         self.raft.install_snapshot(header, directory).await.map(Response::new).map_err(refused)
     }
 
@@ -245,6 +237,55 @@ impl Peer for PeerService {
         Ok(Response::new(Box::pin(stream::once(async move { Ok(first) }).chain(rest))))
     }
 
+    async fn state_hash(
+        &self,
+        request: Request<wire::StateHashRequest>,
+    ) -> Result<Response<wire::StateHashResponse>, Status> {
+        let request = request.into_inner();
+        self.identity.check(request.origin.as_ref())?;
+        let mut applied = self.memory.applied.clone();
+        let reached = raft::applied_at_least(&mut applied, request.index);
+        if !matches!(tokio::time::timeout(APPLY_WAIT, reached).await, Ok(Ok(()))) {
+            return Ok(Response::new(wire::StateHashResponse { answer: None }));
+        }
+        let hash = match request.revision {
+            0 => self.engine.hash_after(request.index).map(Ok),
+            revision => compare::contents(&self.engine, revision, request.compact_revision).await,
+        };
+        let answer = hash.map(|hash| match hash {
+            Ok(hash) => state_hash_response::Answer::Hash(hash),
+            Err(reason) => state_hash_response::Answer::Damaged(reason),
+        });
+        Ok(Response::new(wire::StateHashResponse { answer }))
+    }
+
+    async fn reseed(
+        &self,
+        request: Request<Streaming<wire::ReseedChunk>>,
+    ) -> Result<Response<wire::ReseedResponse>, Status> {
+        use wire::reseed_chunk::Part;
+        let mut chunks = request.into_inner();
+        let Some(Part::Header(header)) = chunks.message().await?.and_then(|chunk| chunk.part) else {
+            return Err(Status::invalid_argument("quorate: a state lacks its header"));
+        };
+        let from = self.identity.check(header.origin.as_ref())?;
+        tracing::warn!(from = format!("{from:x}"), "this member differs from the majority: replacing its state");
+        let data = chunks.map(|chunk| match chunk?.part {
+            Some(Part::Data(data)) => Ok(data),
+            _ => Err(Status::invalid_argument("quorate: a state has two headers")),
+        });
+        let directory = self.receive(header.files, data).await?;
+        let mut applied = self.memory.applied.clone();
+        let reached = raft::applied_at_least(&mut applied, header.index);
+        if !matches!(tokio::time::timeout(RESEED_WAIT, reached).await, Ok(Ok(()))) {
+            return Err(Status::unavailable("quorate: this member is behind the state that it was sent"));
+        }
+        let checkpoint = Checkpoint { index: header.index, directory };
+        let reseeded = self.raft.reseed(checkpoint, self.memory.wal.clone()).await;
+        reseeded.map_err(|error| Status::internal(format!("quorate: {error}")))?;
+        Ok(Response::new(wire::ReseedResponse {}))
+    }
+
     async fn leader_gone(
         &self,
         request: Request<wire::LeaderGoneRequest>,
@@ -258,6 +299,35 @@ impl Peer for PeerService {
 fn count(message: &wire::AppendRequest) {
     let from = message.origin.as_ref().map_or(0, |origin| origin.from_member);
     telemetry::received(from, message.encoded_len());
+}
+
+impl PeerService {
+    /// Writes the files of a checkpoint as they arrive.
+    async fn receive(
+        &self,
+        files: Vec<wire::SnapshotFile>,
+        data: impl Stream<Item = Result<Bytes, Status>> + Send,
+    ) -> Result<Directory, Status> {
+        let (sender, mut queue) = mpsc::channel::<Bytes>(SNAPSHOT_QUEUE);
+        let directory = self.area.reserve();
+        let writer = tokio::task::spawn_blocking(move || {
+            let mut receiver = Receiver::new(directory, files)?;
+            while let Some(data) = queue.blocking_recv() {
+                receiver.write(&data)?;
+            }
+            receiver.finish()
+        });
+        let mut data = std::pin::pin!(data);
+        while let Some(data) = data.next().await.transpose()? {
+            if sender.send(data).await.is_err() {
+                // The writer has given up; it says why.
+                break;
+            }
+        }
+        drop(sender);
+        let written = writer.await.map_err(|error| Status::internal(format!("quorate: {error}")))?;
+        written.map_err(|error| Status::data_loss(format!("quorate: {error}")))
+    }
 }
 
 fn not_leader() -> Status {

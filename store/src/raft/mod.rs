@@ -121,6 +121,12 @@ pub(crate) enum MessageError {
     Stopped(String),
 }
 
+/// The state machine's files, and the entry that they are of.
+pub(crate) struct Checkpoint {
+    pub(crate) index: u64,
+    pub(crate) directory: snapshot::Directory,
+}
+
 /// Consensus on this member.
 #[derive(Clone)]
 pub(crate) struct Raft {
@@ -198,6 +204,11 @@ impl Raft {
         }
     }
 
+    /// Whether this member may stand for election by itself.
+    pub(crate) fn allow_elections(&self, allowed: bool) {
+        self.core.runtime_config().elect(allowed);
+    }
+
     /// Stands for election at once, whatever the timers say.
     pub(crate) async fn elect(&self) {
         // Stopped: there is nothing to elect.
@@ -220,6 +231,29 @@ impl Raft {
     pub(crate) async fn purge_log(&self, index: u64) {
         // Stopped: the log stays as it is.
         let _ = self.core.trigger().purge_log(index).await;
+    }
+
+    /// The files of the state machine as it is now.
+    ///
+    /// # Errors
+    /// When consensus has stopped, or the database or the disk refuses.
+    pub(crate) async fn checkpoint(&self) -> io::Result<Checkpoint> {
+        let made = self.core.with_state_machine(|machine| Box::pin(machine.checkpoint())).await;
+        let snapshot = made.map_err(io::Error::other)??;
+        let index = snapshot.meta.last_log_id.map_or(0, |id| id.index);
+        Ok(Checkpoint { index, directory: snapshot.snapshot })
+    }
+
+    /// Replaces the state machine by another member's checkpoint of an entry that this
+    /// member has applied, and applies again what came after it.
+    ///
+    /// # Errors
+    /// When the log does not reach back so far, or the database or the disk refuses.
+    pub(crate) async fn reseed(&self, checkpoint: Checkpoint, wal: Wal) -> io::Result<()> {
+        let done = self
+            .core
+            .with_state_machine(move |machine| Box::pin(std::future::ready(machine.reseed(&checkpoint, &wal))));
+        done.await.map_err(io::Error::other)?
     }
 
     pub(crate) async fn shutdown(&self) {

@@ -14,15 +14,20 @@ use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, Raf
 use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{oneshot, watch};
 
+use super::Checkpoint;
 use super::snapshot::{Area, Directory};
 use super::types::{self, Types};
 use crate::apply::{self, Payload};
 use crate::command::{Command, CommandResult, Operation, RequestId};
 use crate::node::leases::{LeaseChange, Leases};
+use crate::wal::Wal;
 
 /// Entries of one write batch: past a few hundred a larger batch gains nothing,
 /// and readers wait for the whole of it.
 const BATCH_ENTRIES: usize = 512;
+
+/// Entries applied again are read in pieces of this size.
+const REPLAY_BYTES: usize = 8 << 20;
 
 /// Those who wait on this member for a command to be applied.
 #[derive(Default)]
@@ -99,7 +104,7 @@ impl StateMachine {
         self.applied.subscribe()
     }
 
-    async fn checkpoint(&mut self) -> io::Result<SnapshotOf<Types, Directory>> {
+    pub(super) async fn checkpoint(&mut self) -> io::Result<SnapshotOf<Types, Directory>> {
         let (engine, directory) = (self.machine.engine(), self.area.reserve());
         let task = tokio::task::spawn_blocking(move || {
             engine.checkpoint(directory.path()).map(|checkpoint| (checkpoint, directory))
@@ -110,6 +115,35 @@ impl StateMachine {
             last_membership: types::decode_stored(checkpoint.membership)?,
         };
         Ok(SnapshotOf::<Types, Directory> { meta, snapshot: directory })
+    }
+
+    /// See [`super::Raft::reseed`].
+    pub(super) fn reseed(&mut self, checkpoint: &Checkpoint, wal: &Wal) -> io::Result<()> {
+        let reached = self.machine.applied().map_or(0, |id| id.index);
+        let purged = wal.state().purged.map_or(0, |id| id.index);
+        if checkpoint.index > reached || checkpoint.index < purged {
+            let message = format!(
+                "a state of entry {} cannot replace one of entry {reached} with a log from {purged} on",
+                checkpoint.index
+            );
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+        }
+        self.machine.install(checkpoint.directory.path()).map_err(io::Error::other)?;
+        let mut next = self.machine.applied().map_or(0, |id| id.index) + 1;
+        while next <= reached {
+            let mut entries = Vec::new();
+            for entry in wal.read(next..reached + 1, REPLAY_BYTES)?.into_iter().take(BATCH_ENTRIES) {
+                next = entry.id.index + 1;
+                entries.push(self.to_apply(types::entry_from_log(entry)?)?.0);
+            }
+            if entries.is_empty() {
+                return Err(io::Error::other(format!("the log lacks entry {next}, which was applied")));
+            }
+            // Nobody waits for these: they were applied before.
+            self.machine.apply(entries).map_err(io::Error::other)?;
+        }
+        // The log may go up to what was flushed before.
+        self.machine.engine().flush().map_err(io::Error::other)
     }
 
     fn apply_batch(&mut self, batch: Vec<EntryResponder<Types>>) -> io::Result<()> {

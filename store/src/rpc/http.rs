@@ -96,9 +96,9 @@ async fn health(State(store): State<Store>, method: Method, uri: Uri) -> Result<
     })
 }
 
-/// The kinds of the alarms that are raised on any member.
+/// The kinds of the alarms that bear on this member.
 fn alarms(store: &Store) -> Vec<AlarmType> {
-    store.alarms().iter().map(|raised| raised.alarm()).collect()
+    store.alarms_here().iter().map(|raised| raised.alarm()).collect()
 }
 
 /// Reads one key.

@@ -21,10 +21,7 @@ pub(super) struct Maintenance(pub(super) Store);
 impl Maintenance {
     /// Hashing reads everything: not on a thread that serves requests.
     async fn hash_at(&self, revision: i64) -> Result<HashKvResponse, Status> {
-        let store = self.0.clone();
-        let hash = tokio::task::spawn_blocking(move || store.hash_kv(revision));
-        let hash = hash.await.map_err(|error| Status::internal(format!("quorate: {error}")))?;
-        hash.map_err(Status::from)
+        self.0.hash_kv_apart(revision).await.map_err(Status::from)
     }
 }
 

@@ -90,6 +90,10 @@ impl Cluster {
         self.members[member].running.as_ref().unwrap().1.client_address().unwrap()
     }
 
+    pub(crate) fn data_dir(&self, member: usize) -> &Path {
+        &self.members[member].config.data_dir
+    }
+
     /// Starts a member that is not running from its files.
     pub(crate) fn revive(&mut self, member: usize) {
         let member = &mut self.members[member];
