@@ -18,7 +18,7 @@ use quorate_proto::mvccpb::{Event, KeyValue};
 use tonic::{Request, Response, Status};
 
 use super::admit;
-use super::queue::{Place, Queue, Releases, Session, created_at, delete, failure, put, revision_of};
+use super::queue::{Clerk, Place, Queue, Session, created_at, delete, failure, put, revision_of};
 use crate::error::StoreError;
 use crate::node::Store;
 use crate::watch::Watcher;
@@ -30,12 +30,12 @@ const MISSING_LEADER: &str = "\"leader\" field must be provided";
 
 pub(super) struct Election {
     store: Store,
-    releases: Arc<Releases>,
+    clerk: Arc<Clerk>,
 }
 
 impl Election {
     pub(super) fn new(store: &Store) -> Self {
-        Self { store: store.clone(), releases: Arc::default() }
+        Self { store: store.clone(), clerk: Clerk::new(store) }
     }
 }
 
@@ -49,22 +49,24 @@ impl Service for Election {
         let store = admit(&self.store, &request)?;
         let CampaignRequest { name, lease, value } = request.into_inner();
         let queue = Queue::of(&name);
-        let releases = Arc::clone(&self.releases);
-        let mut place = Place::take(store.clone(), releases, queue.clone(), lease, value.clone()).await?;
+        let clerk = Arc::clone(&self.clerk);
+        let mut place = Place::take(store.clone(), clerk, queue.clone(), lease, value.clone()).await?;
         if place.known.as_ref().is_some_and(|known| *known != value) {
             proclaim(&store, &place.key, place.revision, place.lease, &value).await?;
         }
+        // As etcd, which answers with the revision of the candidacy.
+        let header = place.header.clone();
         place.wait(&queue, EXPIRED).await?;
         place.keep();
         let leader = LeaderKey { name, key: place.key.clone(), rev: place.revision, lease: place.lease };
-        Ok(Response::new(CampaignResponse { header: place.header.clone(), leader: Some(leader) }))
+        Ok(Response::new(CampaignResponse { header, leader: Some(leader) }))
     }
 
     async fn proclaim(&self, request: Request<ProclaimRequest>) -> Result<Response<ProclaimResponse>, Status> {
         let store = admit(&self.store, &request)?;
         let ProclaimRequest { leader, value } = request.into_inner();
         let leader = leader.ok_or_else(|| Status::unknown(MISSING_LEADER))?;
-        let mut session = Session::open(&store, leader.lease).await.map_err(failure)?;
+        let mut session = Session::open(&store, &self.clerk, leader.lease).await.map_err(failure)?;
         let header = proclaim(&store, &leader.key, leader.rev, session.lease, &value).await?;
         session.keep();
         Ok(Response::new(ProclaimResponse { header }))

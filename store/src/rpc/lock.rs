@@ -9,19 +9,19 @@ use quorate_proto::etcd::v3lockpb::{LockRequest, LockResponse, UnlockRequest, Un
 use tonic::{Request, Response, Status};
 
 use super::admit;
-use super::queue::{Place, Queue, Releases, failure, get};
+use super::queue::{Clerk, Place, Queue, failure};
 use crate::node::Store;
 
 const EXPIRED: &str = "mutex: session is expired";
 
 pub(super) struct Lock {
     store: Store,
-    releases: Arc<Releases>,
+    clerk: Arc<Clerk>,
 }
 
 impl Lock {
     pub(super) fn new(store: &Store) -> Self {
-        Self { store: store.clone(), releases: Arc::default() }
+        Self { store: store.clone(), clerk: Clerk::new(store) }
     }
 }
 
@@ -33,16 +33,11 @@ impl Service for Lock {
         let store = admit(&self.store, &request)?;
         let LockRequest { name, lease } = request.into_inner();
         let queue = Queue::of(&name);
-        let releases = Arc::clone(&self.releases);
-        let mut place = Place::take(store.clone(), releases, queue.clone(), lease, Bytes::new()).await?;
-        let waited = !place.is_first();
+        let clerk = Arc::clone(&self.clerk);
+        let mut place = Place::take(store, clerk, queue.clone(), lease, Bytes::new()).await?;
         place.wait(&queue, EXPIRED).await?;
-        let header = match waited {
-            true => store.range(get(&place.key)).await.map_err(failure)?.header,
-            false => place.header.clone(),
-        };
         place.keep();
-        Ok(Response::new(LockResponse { header, key: place.key.clone() }))
+        Ok(Response::new(LockResponse { header: place.header.clone(), key: place.key.clone() }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {

@@ -125,30 +125,31 @@ pub(super) fn revision_of(header: Option<&ResponseHeader>) -> i64 {
 /// fails.
 pub(super) struct Session {
     pub(super) lease: i64,
-    granted_by: Option<Store>,
+    /// Ends the lease early, if it was granted here.
+    clerk: Option<Arc<Clerk>>,
 }
 
 impl Session {
-    pub(super) async fn open(store: &Store, lease: i64) -> Result<Self, StoreError> {
+    pub(super) async fn open(store: &Store, clerk: &Arc<Clerk>, lease: i64) -> Result<Self, StoreError> {
         if lease != 0 {
-            return Ok(Self { lease, granted_by: None });
+            return Ok(Self { lease, clerk: None });
         }
         let granted = store.lease_grant(LeaseGrantRequest { ttl: SESSION_TTL, id: 0 }).await?;
-        Ok(Self { lease: granted.id, granted_by: Some(store.clone()) })
+        Ok(Self { lease: granted.id, clerk: Some(Arc::clone(clerk)) })
     }
 
     /// The caller has what it came for: its lease stays.
     pub(super) fn keep(&mut self) {
-        self.granted_by = None;
+        self.clerk = None;
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        let Some(store) = self.granted_by.take() else { return };
+        let Some(clerk) = self.clerk.take() else { return };
         let id = self.lease;
         in_background(async move {
-            if let Err(error) = store.lease_revoke(LeaseRevokeRequest { id }).await {
+            if let Err(error) = clerk.store.lease_revoke(LeaseRevokeRequest { id }).await {
                 tracing::debug!(%error, "the lease of a request that failed ends by itself");
             }
         });
@@ -162,15 +163,21 @@ fn in_background(work: impl Future<Output = ()> + Send + 'static) {
     }
 }
 
-/// Keys that callers who went away are taking back on this member. Who takes the same
-/// place again waits for that: otherwise the late deletion would take the new key.
-#[derive(Default)]
-pub(super) struct Releases {
+/// Takes back what callers who went away have left. Their token may have ended with them:
+/// the store does it for itself.
+pub(super) struct Clerk {
+    store: Store,
+    /// Keys that are being taken back. Who takes the same place again waits for that:
+    /// otherwise the late deletion would take the new key.
     keys: Mutex<HashSet<Bytes>>,
     done: Notify,
 }
 
-impl Releases {
+impl Clerk {
+    pub(super) fn new(store: &Store) -> Arc<Self> {
+        Arc::new(Self { store: store.clone(), keys: Mutex::default(), done: Notify::new() })
+    }
+
     async fn settled(&self, key: &Bytes) {
         loop {
             let done = self.done.notified();
@@ -191,7 +198,7 @@ pub(super) struct Place {
     pub(super) key: Bytes,
     /// The revision that created the key.
     pub(super) revision: i64,
-    /// Of the transaction that took the place.
+    /// Of the transaction that took the place, or saw that it is the first.
     pub(super) header: Option<ResponseHeader>,
     pub(super) lease: i64,
     /// The value that the key already had.
@@ -200,7 +207,7 @@ pub(super) struct Place {
     first: bool,
     session: Session,
     store: Store,
-    releases: Arc<Releases>,
+    clerk: Arc<Clerk>,
     /// Whether this request made the key.
     made: bool,
 }
@@ -210,12 +217,12 @@ impl Place {
     /// end even if the caller goes away meanwhile, so that no key is left behind.
     pub(super) async fn take(
         store: Store,
-        releases: Arc<Releases>,
+        clerk: Arc<Clerk>,
         queue: Queue,
         lease: i64,
         value: Bytes,
     ) -> Result<Self, Status> {
-        let taking = tokio::spawn(async move { Self::take_now(store, releases, queue, lease, value).await });
+        let taking = tokio::spawn(async move { Self::take_now(store, clerk, queue, lease, value).await });
         match taking.await {
             Ok(taken) => taken.map_err(failure),
             Err(_) => Err(failure(StoreError::Stopped)),
@@ -224,15 +231,15 @@ impl Place {
 
     async fn take_now(
         store: Store,
-        releases: Arc<Releases>,
+        clerk: Arc<Clerk>,
         queue: Queue,
         lease: i64,
         value: Bytes,
     ) -> Result<Self, StoreError> {
-        let session = Session::open(&store, lease).await?;
+        let session = Session::open(&store, &clerk, lease).await?;
         let lease = session.lease;
         let key = queue.key(lease);
-        releases.settled(&key).await;
+        clerk.settled(&key).await;
         let request = TxnRequest {
             compare: vec![created_at(&key, 0)],
             success: vec![put(&key, &value, lease), range(queue.oldest())],
@@ -251,13 +258,8 @@ impl Place {
             lease,
             session,
             store,
-            releases,
+            clerk,
         })
-    }
-
-    /// Whether nobody is older, as far as is known.
-    pub(super) fn is_first(&self) -> bool {
-        self.first
     }
 
     /// Returns once every older key of the queue is gone.
@@ -269,22 +271,26 @@ impl Place {
             return Ok(());
         }
         loop {
-            let response = self.store.range(queue.before(self.revision)).await.map_err(failure)?;
-            let Some(before) = response.kvs.first() else { break };
+            // One reading of both, so that nothing between them is overlooked.
+            let request = TxnRequest {
+                success: vec![range(get(&self.key)), range(queue.before(self.revision))],
+                ..TxnRequest::default()
+            };
+            let response = self.store.txn(request, None).await.map_err(failure)?;
+            if found(&response, 0).is_none_or(|own| own.create_revision != self.revision) {
+                return Err(Status::unknown(expired));
+            }
+            let Some(before) = found(&response, 1) else {
+                self.header = response.header;
+                break;
+            };
             let from = revision_of(response.header.as_ref()) + 1;
             let closing = self.store.closing();
             tokio::select! {
                 gone = deleted(&self.store, &before.key, from) => gone.map_err(failure)?,
-                gone = deleted(&self.store, &self.key, self.revision + 1) => {
-                    gone.map_err(failure)?;
-                    return Err(Status::unknown(expired));
-                }
+                gone = deleted(&self.store, &self.key, from) => gone.map_err(failure)?,
                 () = closing.cancelled() => return Err(failure(StoreError::Stopped)),
             }
-        }
-        let own = self.store.range(get(&self.key)).await.map_err(failure)?;
-        if own.kvs.first().is_none_or(|kv| kv.create_revision != self.revision) {
-            return Err(Status::unknown(expired));
         }
         self.first = true;
         Ok(())
@@ -302,26 +308,26 @@ impl Drop for Place {
         if !self.made {
             return;
         }
-        let (store, releases, key) = (self.store.clone(), Arc::clone(&self.releases), self.key.clone());
+        let (clerk, key) = (Arc::clone(&self.clerk), self.key.clone());
         // Only the key of this request: another one may have been made since.
         let request = TxnRequest {
             compare: vec![created_at(&key, self.revision)],
             success: vec![delete(&key)],
             failure: Vec::new(),
         };
-        releases.lock().insert(key.clone());
+        clerk.lock().insert(key.clone());
         in_background(async move {
-            if let Err(error) = store.txn(request, None).await {
+            if let Err(error) = clerk.store.txn(request, None).await {
                 tracing::debug!(%error, "a place in a queue ends with its lease");
             }
-            releases.lock().remove(&key);
-            releases.done.notify_waiters();
+            clerk.lock().remove(&key);
+            clerk.done.notify_waiters();
         });
     }
 }
 
-/// Returns once `key` was deleted at `from` or later, or when that cannot be told any
-/// more.
+/// Returns once `key` was deleted at `from` or later, or when that has to be looked up
+/// because the history is gone.
 async fn deleted(store: &Store, key: &Bytes, from: i64) -> Result<(), StoreError> {
     let request = WatchCreateRequest {
         key: key.clone(),

@@ -66,7 +66,12 @@ struct Gateway {
 /// The gateway to `services`, which take messages of so many bytes.
 pub(super) fn router(services: Router, max_message_bytes: usize) -> Router {
     let gateway = Arc::new(Gateway { rpcs: rpcs(), services, max_message_bytes });
-    Router::new().route("/v3/{*path}", any(serve)).route("/v3beta/{*path}", any(serve)).with_state(gateway)
+    Router::new()
+        .route("/v3/", any(serve))
+        .route("/v3/{*path}", any(serve))
+        .route("/v3beta/", any(serve))
+        .route("/v3beta/{*path}", any(serve))
+        .with_state(gateway)
 }
 
 fn rpcs() -> HashMap<&'static str, Rpc> {
