@@ -425,7 +425,11 @@ impl Writer<'_, '_> {
                 }
                 Some(Request::RequestPut(request)) => Response::ResponsePut(self.put(request)?),
                 Some(Request::RequestDeleteRange(request)) => Response::ResponseDeleteRange(self.delete(request)?),
-                Some(Request::RequestTxn(nested)) => Response::ResponseTxn(self.run(nested, path)?),
+                Some(Request::RequestTxn(nested)) => {
+                    // As etcd: the header of the whole says when.
+                    let header = Some(ResponseHeader::default());
+                    Response::ResponseTxn(TxnResponse { header, ..self.run(nested, path)? })
+                }
                 None => continue,
             };
             responses.push(ResponseOp { response: Some(response) });
