@@ -6,6 +6,7 @@ mod endpoint;
 mod endpoints;
 mod layout;
 mod master;
+mod metrics;
 mod node;
 mod output;
 mod pki;

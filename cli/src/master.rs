@@ -60,9 +60,7 @@ fn parse_member(text: &str) -> Result<(String, String), String> {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<()> {
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .install_recorder()
-        .context("cannot install the recorder of metrics")?;
+    let metrics = crate::metrics::install()?;
     let pki = Pki::at(&arguments.pki);
     let root_ca_pem =
         std::fs::read_to_string(pki.ca()).with_context(|| format!("cannot read {}", pki.ca().display()))?;

@@ -142,9 +142,7 @@ async fn serving(store: &Store, manager: &Manager) {
 
 fn config(settings: &Settings) -> Result<quorate_store::Config> {
     refuse_etcd(&settings.data_dir)?;
-    let metrics = metrics_exporter_prometheus::PrometheusBuilder::new()
-        .install_recorder()
-        .context("cannot install the recorder of metrics")?;
+    let metrics = crate::metrics::install()?;
     let mut config = quorate_store::Config::new(&settings.name, &settings.data_dir);
     let [peer, others @ ..] = settings.listen_peer.as_slice() else { bail!("--listen-peer-urls names no URL") };
     ensure!(
