@@ -52,7 +52,8 @@ Examples:
     Restore(Target),
     /// The same from the data directory of an etcd that has stopped, or from etcd's snapshot.
     #[command(after_help = "The data directory of a stopped etcd is taken over as it is: revisions, history and
-leases go on. After a snapshot file etcd may have written more, so the revision is raised
+leases go on. Stop it with SIGTERM: a killed one has not written its last tenth of a
+second into the file that is read; start it once more. After a snapshot file etcd may have written more, so the revision is raised
 as `restore` does.
 
 Examples:

@@ -161,7 +161,7 @@ impl Source {
             }
             visit(item)?;
             count += 1;
-            if count % ITEMS_PER_REPORT == 0 {
+            if count.is_multiple_of(ITEMS_PER_REPORT) {
                 report(cursor.visited());
             }
         }

@@ -6,9 +6,9 @@ use rand::{RngExt, SeedableRng};
 
 use super::*;
 
-type Buckets = Vec<(Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>)>;
+type Bucket = (Vec<u8>, Vec<(Vec<u8>, Vec<u8>)>);
 
-fn write(buckets: &Buckets) -> Vec<u8> {
+fn write(buckets: &[Bucket]) -> Vec<u8> {
     let mut writer = Writer::new(tempfile::tempfile().unwrap()).unwrap();
     for (name, items) in buckets {
         writer.bucket(name).unwrap();
@@ -30,7 +30,7 @@ fn file(bytes: &[u8]) -> File {
     file
 }
 
-fn read(bytes: &[u8]) -> Result<Buckets, BoltError> {
+fn read(bytes: &[u8]) -> Result<Vec<Bucket>, BoltError> {
     let reader = Reader::new(file(bytes), bytes.len() as u64)?;
     let mut buckets = Vec::new();
     let mut names = reader.buckets()?;
@@ -56,7 +56,7 @@ fn pick(random: &mut StdRng, choices: &[usize]) -> usize {
     choices[random.random_range(0..choices.len())]
 }
 
-fn random(seed: u64) -> Buckets {
+fn random(seed: u64) -> Vec<Bucket> {
     let mut random = StdRng::seed_from_u64(seed);
     let names: std::collections::BTreeSet<u8> = (0..random.random_range(0..12)).map(|_| random.random()).collect();
     let bucket = |random: &mut StdRng| {
@@ -88,7 +88,7 @@ fn what_was_written_is_read() {
 #[test]
 fn no_page_but_a_root_has_a_single_element() {
     for count in 1..1200 {
-        let bytes = write(&vec![(b"a".to_vec(), numbered(count, 900))]);
+        let bytes = write(&[(b"a".to_vec(), numbered(count, 900))]);
         let mut counts: Vec<(u16, u16)> = Vec::new();
         let mut position = 2 * PAGE_BYTES;
         while position < bytes.len() {
@@ -136,7 +136,7 @@ fn a_damaged_meta_page_leaves_the_other_one() {
 
 #[test]
 fn circles_end() {
-    let bytes = write(&vec![(b"a".to_vec(), numbered(5000, 100))]);
+    let bytes = write(&[(b"a".to_vec(), numbered(5000, 100))]);
     let pages = bytes.len() / PAGE_BYTES;
     let branch = (2..pages).find(|page| bytes[page * PAGE_BYTES + 8] == BRANCH as u8).unwrap();
     for target in 0..=pages as u64 {
