@@ -310,7 +310,7 @@ mod tests {
             format!("{leads} 3 of 3 members answer: the cluster can lose 1 more. m2 is 4990 entries behind.");
         check(&behind, 1, &expected);
         check(
-            &[silent(1), seen(2, 0, 10), silent(3)],
+            &[silent(1), seen(2, 0, 5000), silent(3)],
             0,
             "No leader: 1 of 3 members answer, and writes wait for a majority.",
         );

@@ -258,7 +258,7 @@ pub(super) fn arguments(command: Command) -> Command {
     let command = FLAGS.iter().fold(command, |command, flag| {
         let arg = Arg::new(flag.name).long(flag.name).value_name(flag.value).help(flag.help).help_heading(flag.heading);
         command.arg(match flag.kind {
-            Kind::Text => arg.action(ArgAction::Set).overrides_with(flag.name),
+            Kind::Text => arg.action(ArgAction::Set).allow_negative_numbers(true).overrides_with(flag.name),
             Kind::Switch => with_optional_value(arg).overrides_with(flag.name),
         })
     });
@@ -432,7 +432,8 @@ pub(super) fn double_dashes(arguments: impl IntoIterator<Item = OsString>) -> Ve
         let Some(text) = argument.to_str() else { continue };
         let Some(long) = text.strip_prefix('-') else { continue };
         let name = long.split('=').next().unwrap_or_default();
-        if name.len() > 1 && !name.starts_with('-') {
+        // One letter is a short flag, and a digit begins a negative number.
+        if name.len() > 1 && name.starts_with(|first: char| first.is_ascii_alphabetic()) {
             *argument = format!("-{text}").into();
         }
     }

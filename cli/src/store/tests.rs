@@ -94,6 +94,7 @@ fn flags_are_spelled_as_for_etcd() {
     check("-client-cert-auth --name a", "name", "a");
     check("--client-cert-auth=false", "client-cert-auth", "false");
     check("--pre-vote", "pre-vote", "true");
+    check("-quota-backend-bytes -10", "quota-backend-bytes", "-10");
     check("--snapshot-count 10000", "snapshot-count", "10000");
 }
 
