@@ -1,6 +1,8 @@
 //! Users, roles and tokens: the same script of `etcdctl` against the etcd of the machine
 //! and against a cluster, each command at the next member; and what a script cannot ask.
 
+#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
+
 mod common;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -17,9 +19,10 @@ use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::watch_client::WatchClient;
 use quorate_proto::etcd::watch_request::RequestUnion;
 use quorate_proto::etcd::{
-    AlarmRequest, AuthStatusRequest, AuthUserAddRequest, AuthenticateRequest, CompactionRequest, LeaseGrantRequest,
-    LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest, LeaseTimeToLiveRequest, MemberListRequest,
-    PutRequest, RangeRequest, StatusRequest, WatchCreateRequest, WatchRequest,
+    AlarmRequest, AuthStatusRequest, AuthUserAddRequest, AuthenticateRequest, CompactionRequest, DefragmentRequest,
+    HashKvRequest, LeaseGrantRequest, LeaseKeepAliveRequest, LeaseLeasesRequest, LeaseRevokeRequest,
+    LeaseTimeToLiveRequest, MemberListRequest, MoveLeaderRequest, PutRequest, RangeRequest, StatusRequest,
+    WatchCreateRequest, WatchRequest,
 };
 use quorate_store::auth::AuthChange;
 use quorate_store::{AuthToken, Store};
@@ -188,19 +191,12 @@ const WATCHES: &[&str] =
 /// it is for admins, or for those who have said who they are; errors have their code.
 const NEWER: &[(&str, &str)] = &[
     ("role grant-permission r9 read b a --user root:r", "Error: etcdserver: invalid auth management"),
-    ("endpoint hashkv", "Error: rpc error: code = InvalidArgument desc = etcdserver: user name is empty"),
-    ("endpoint hashkv --user al:a", "Error: rpc error: code = PermissionDenied desc = etcdserver: permission denied"),
-    (
-        "snapshot save /dev/null --user al:a",
-        "Error: rpc error: code = PermissionDenied desc = etcdserver: permission denied",
-    ),
-    ("lease grant 100", "Error: etcdserver: user name is empty"),
+    ("snapshot save /dev/null --user al:a", "Error: etcdserver: permission denied"),
+    ("lease grant 100", "Error: failed to grant lease (etcdserver: user name is empty)"),
     ("lease list", "Error: etcdserver: user name is empty"),
     ("compaction 1", "Error: etcdserver: user name is empty"),
     ("member list", "Error: etcdserver: user name is empty"),
     ("alarm list", "Error: etcdserver: user name is empty"),
-    ("alarm disarm --user al:a", "Error: etcdserver: permission denied"),
-    ("move-leader 1234 --user al:a", "Error: etcdserver: permission denied"),
 ];
 
 fn start_plain(change: impl Fn(&mut quorate_store::Config)) -> Cluster {
@@ -440,6 +436,10 @@ fn leases_watches_and_members_are_guarded() {
         let maintenance = || MaintenanceClient::new(client.channel.clone());
         refused(maintenance().status(al.request(StatusRequest {})).await, DENIED.0, DENIED.1);
         assert!(maintenance().status(root.request(StatusRequest {})).await.is_ok());
+        refused(maintenance().hash_kv(nobody.request(HashKvRequest::default())).await, NOBODY.0, NOBODY.1);
+        refused(maintenance().defragment(al.request(DefragmentRequest {})).await, DENIED.0, DENIED.1);
+        let transfer = MoveLeaderRequest { target_id: 7 };
+        refused(maintenance().move_leader(al.request(transfer)).await, DENIED.0, DENIED.1);
         assert!(maintenance().alarm(al.request(AlarmRequest::default())).await.is_ok());
         let disarm = AlarmRequest { action: 2, ..Default::default() };
         refused(maintenance().alarm(al.request(disarm)).await, DENIED.0, DENIED.1);
