@@ -69,7 +69,8 @@ impl Service for Maintenance {
     /// There is nothing to defragment: the files are rewritten as they age.
     async fn defragment(&self, request: Request<DefragmentRequest>) -> Result<Response<DefragmentResponse>, Status> {
         admit(&self.0, &request)?.admin().await?;
-        Ok(Response::new(DefragmentResponse { header: Some(self.0.header(self.0.revision())) }))
+        // No header, as etcd's.
+        Ok(Response::new(DefragmentResponse::default()))
     }
 
     async fn hash(&self, request: Request<HashRequest>) -> Result<Response<HashResponse>, Status> {
@@ -92,7 +93,8 @@ impl Service for Maintenance {
     async fn move_leader(&self, request: Request<MoveLeaderRequest>) -> Result<Response<MoveLeaderResponse>, Status> {
         admit(&self.0, &request)?.admin().await?;
         let moved = self.0.move_leader(request.into_inner().target_id).await;
-        answer(moved.map(|()| MoveLeaderResponse { header: Some(self.0.header(self.0.revision())) }))
+        // No header, as etcd's.
+        answer(moved.map(|()| MoveLeaderResponse::default()))
     }
 
     async fn downgrade(&self, request: Request<DowngradeRequest>) -> Result<Response<DowngradeResponse>, Status> {

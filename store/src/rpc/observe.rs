@@ -15,6 +15,7 @@ use tonic::{Code, Status};
 use tower::{Layer, Service};
 
 use super::gateway::descriptors;
+use super::status::of_large_message;
 
 /// Counts what goes through a service.
 #[derive(Clone)]
@@ -127,9 +128,14 @@ where
         });
         let answering = self.inner.call(request);
         Box::pin(async move {
-            let response = answering.await?;
+            let mut response = answering.await?;
             // A call that fails at once has no body.
-            if let Some(status) = Status::from_header_map(response.headers()) {
+            if let Some(mut status) = Status::from_header_map(response.headers()) {
+                if let Some(worded) = of_large_message(&status) {
+                    status = worded;
+                    // Code and text are ASCII: they become headers.
+                    let _ = status.add_header(response.headers_mut());
+                }
                 call.count(status.code());
             }
             Ok(response.map(|body| {

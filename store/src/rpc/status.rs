@@ -70,6 +70,15 @@ fn refusal(error: &ApplyError) -> Code {
     }
 }
 
+/// A message that was too large to be read, in the words of etcd's gRPC library; none if
+/// `status` says something else.
+pub(super) fn of_large_message(status: &Status) -> Option<Status> {
+    let sizes = status.message().strip_prefix("Error, decoded message length too large: found ")?;
+    let (found, limit) = sizes.split_once(" bytes, the limit is: ")?;
+    let limit = limit.strip_suffix(" bytes")?;
+    Some(Status::resource_exhausted(format!("grpc: received message larger than max ({found} vs. {limit})")))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,5 +126,15 @@ mod tests {
         check(StoreError::TooLarge, Code::InvalidArgument, "etcdserver: request is too large");
         check(StoreError::TooManyRequests, Code::ResourceExhausted, "etcdserver: too many requests");
         check(StoreError::Unsupported("X"), Code::Unimplemented, "quorate: X is not supported yet");
+    }
+
+    #[test]
+    fn a_message_that_is_too_large_is_refused_in_gos_words() {
+        let ours =
+            Status::out_of_range("Error, decoded message length too large: found 9 bytes, the limit is: 8 bytes");
+        let theirs = of_large_message(&ours).expect("it is about a large message");
+        assert_eq!(theirs.code(), Code::ResourceExhausted);
+        assert_eq!(theirs.message(), "grpc: received message larger than max (9 vs. 8)");
+        assert!(of_large_message(&Status::out_of_range("anything else")).is_none());
     }
 }
