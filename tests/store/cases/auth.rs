@@ -249,35 +249,31 @@ fn roles() -> Vec<Script> {
             ],
         ),
         Script::calls(
-            "a permission of another kind",
-            [
-                role_add("k"),
-                role_grant("k", Some(Permission { perm_type: 3, ..permission(Type::Read, "a", b"") })),
-                role_get("k"),
-                role_delete("k"),
-            ],
-        ),
-        Script::calls(
             "the role root takes no permissions",
             [
                 role_add("root"),
                 role_grant("root", Some(permission(Type::Read, "a", b""))),
-                role_get("root"),
+                role_get("root").newer("3.5 shows that root may do everything", |answer| {
+                    let all = answer.replace("perm_type: Read,", "perm_type: Readwrite,").replace("b\"\"", "b\"\\0\"");
+                    all.replace("key: b\"a\"", "key: b\"\"")
+                }),
                 role_delete("root"),
             ],
         ),
     ];
     for (from, end) in ranges {
+        let granted = role_grant("g", Some(permission(Type::Read, from, end.as_bytes())));
+        if from.is_empty() || !(end.is_empty() || end == "\0" || from < end) {
+            let granted = granted.newer("3.5 takes no permission for an interval that holds nothing", |_| {
+                "InvalidArgument: etcdserver: invalid auth management".to_owned()
+            });
+            let name = format!("no permission from {from:?} to {end:?}");
+            scripts.push(Script::calls(name, [role_add("g"), granted, role_delete("g")]));
+            continue;
+        }
         scripts.push(Script::calls(
             format!("a permission from {from:?} to {end:?}"),
-            [
-                role_add("g"),
-                role_grant("g", Some(permission(Type::Read, from, end.as_bytes()))),
-                role_get("g"),
-                role_revoke("g", from, end),
-                role_get("g"),
-                role_delete("g"),
-            ],
+            [role_add("g"), granted, role_get("g"), role_revoke("g", from, end), role_get("g"), role_delete("g")],
         ));
     }
     scripts
@@ -436,9 +432,14 @@ fn writes() -> Vec<Script> {
     scripts.push(Script::one(delete(deletion("w/1", ""))));
     scripts.push(Script::one(compact(2, false).by("u")));
     scripts.push(Script::one(compact(2, false).by("a token that never was")));
-    scripts.push(Script::one(compact(3, false)));
+    let anybody = compact(3, false).newer("3.6 lets users only compact", |_| NOBODY.to_owned());
+    scripts.push(Script::one(anybody));
     scripts
 }
+
+/// What is said to who does not say who it is, and to who may not.
+const NOBODY: &str = "InvalidArgument: etcdserver: user name is empty";
+const DENIED: &str = "PermissionDenied: etcdserver: permission denied";
 
 fn transactions() -> Vec<Script> {
     use quorate_proto::etcd::compare::TargetUnion;
@@ -448,7 +449,6 @@ fn transactions() -> Vec<Script> {
         operations(vec![op_range(key("w/1"))]),
         operations(vec![op_put(value("w/1", "x"))]),
         operations(vec![op_put(value("r/1", "x"))]),
-        operations(vec![op_put(PutRequest { prev_kv: true, ..value("w/1", "x") })]),
         operations(vec![op_delete(deletion("w", "x"))]),
         operations(vec![op_delete(deletion("r", "s"))]),
         operations(vec![op_delete(DeleteRangeRequest { prev_kv: true, ..deletion("w", "x") })]),
@@ -467,11 +467,15 @@ fn transactions() -> Vec<Script> {
             scripts.push(Script::one(txn(request.clone()).by(who)));
         }
     }
+    let previous = operations(vec![op_put(PutRequest { prev_kv: true, ..value("w/1", "x") })]);
+    let why = "a value that is shown has to be readable";
+    scripts.push(Script::one(txn(previous.clone()).by("u").newer(why, |_| DENIED.to_owned())));
+    scripts.push(Script::one(txn(previous).by("root")));
     // 3.4 does not look into nested transactions (GHSA-xg4h-6gfc-h4m8 and its kin were mended later).
     let nested = operations(vec![op_txn(operations(vec![op_range(key("secret"))]))]);
-    scripts.push(Script::one(txn(nested).by("u").newer("permissions are checked within nested transactions", |_| {
-        "PermissionDenied: etcdserver: permission denied".to_owned()
-    })));
+    scripts.push(Script::one(
+        txn(nested).by("u").newer("permissions are checked within nested transactions", |_| DENIED.to_owned()),
+    ));
     scripts
 }
 
@@ -519,6 +523,12 @@ fn other_services() -> Vec<Script> {
         }
     }
     scripts
+}
+
+/// Of a token that comes although nobody asks for one.
+fn without_looking(call: Call) -> Call {
+    let why = "3.5 does not look at tokens while it asks for none";
+    call.first_word().newer(why, |_| "RangeResponse".to_owned())
 }
 
 /// When a token is no longer good.
@@ -595,8 +605,8 @@ fn tokens() -> Vec<Script> {
                 sign_in("root", "secret"),
                 sign_in("u", "p"),
                 disable().by("root"),
-                range(key("secret")).by("u"),
-                range(key("secret")).by("a token that never was"),
+                without_looking(range(key("secret")).by("u")),
+                without_looking(range(key("secret")).by("a token that never was")),
                 put(value("secret", "x")),
                 enable(),
                 range(key("r/1")).by("u"),

@@ -83,7 +83,8 @@ fn rest() -> Vec<Script> {
         Script::one(post("/v3/kv/lease/leases", "{}")),
         Script::one(post("/v3/lease/revoke", r#"{"ID":"9"}"#)),
         Script::one(post("/v3/kv/lease/revoke", r#"{"ID":"9"}"#)),
-        Script::one(post("/v3/maintenance/alarm", "{}")),
+        // Newer ones send a header.
+        Script::one(post("/v3/maintenance/alarm", "{}").first_lines(1)),
         Script::one(post("/v3/maintenance/defragment", "{}")),
         Script::one(
             post("/v3/maintenance/hash", r#"{"revision":"0"}"#)
@@ -106,9 +107,17 @@ fn rest() -> Vec<Script> {
         Script::one(post("/v3/auth/role/get", r#"{"role":"r"}"#)),
         Script::one(post("/v3/auth/role/list", "{}")),
         Script::one(post("/v3/auth/role/delete", r#"{"role":"r"}"#)),
-        Script::one(http("GET", "/health", "")),
+        Script::one(http("GET", "/health", "").newer("3.5 tells the reason", |answer| {
+            answer.replace("\"health\": \"true\"", "\"health\": \"true\",\n  \"reason\": \"\"")
+        })),
         Script::one(http("POST", "/health", "")),
-        Script::one(http("GET", "/version", "").blur(&["etcdserver", "etcdcluster"])),
+        Script::one(
+            http("GET", "/version", "")
+                .blur(&["etcdserver", "etcdcluster"])
+                .newer("3.6 tells the version of its storage", |answer| {
+                    answer.replace("\n}", "\n  \"storage\": \"3.7.0\"\n}")
+                }),
+        ),
         Script::one(http("PUT", "/version", "")),
     ]
 }

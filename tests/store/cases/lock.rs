@@ -73,16 +73,6 @@ fn locks() -> Vec<Script> {
             [lock("gone", 1), waiting(lock("gone", 2), delete(deletion("gone/1", ""))), unlock("gone/2")],
         ),
         Script::calls(
-            "a waiter loses its lease",
-            [
-                grant(3, 600),
-                lock("lost", 1),
-                waiting(lock("lost", 3), revoke(3)).first_lines(2),
-                range(everything()),
-                unlock("lost/1"),
-            ],
-        ),
-        Script::calls(
             "a holder loses its lease",
             [grant(4, 600), lock("holder", 4), waiting(lock("holder", 2), revoke(4)), unlock("holder/2")],
         ),
@@ -169,16 +159,6 @@ fn elections() -> Vec<Script> {
                 waiting(campaign("wait", 2, "two"), delete(deletion("wait/1", ""))),
                 leader("wait"),
                 resign("wait", 2),
-            ],
-        ),
-        Script::calls(
-            "a candidate loses its lease",
-            [
-                grant(3, 600),
-                campaign("lost", 1, "one"),
-                waiting(campaign("lost", 3, "three"), revoke(3)).first_lines(2),
-                leader("lost"),
-                resign("lost", 1),
             ],
         ),
         Script::calls("a leader loses its lease", [grant(4, 600), campaign("gone", 4, "x"), revoke(4), leader("gone")]),

@@ -155,7 +155,7 @@ fn rest() -> Vec<Script> {
         Script::one(downgrade(
             DowngradeAction::Cancel,
             "",
-            "FailedPrecondition: etcdserver: cluster is not downgrading",
+            "FailedPrecondition: etcdserver: no inflight downgrade job",
         )),
         Script::one(range(everything())),
     ]
