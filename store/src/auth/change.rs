@@ -151,7 +151,7 @@ pub(crate) mod tests {
 
     /// One of each kind.
     pub(crate) fn samples() -> Vec<AuthChange> {
-        let (name, user, role) = || -> (String, String, String) { ("näme".into(), "user".into(), "role".into()) }();
+        let (name, user, role): (String, String, String) = ("näme".into(), "user".into(), "role".into());
         let permission = Permission { perm_type: 2, key: "a".into(), range_end: "\0".into() };
         vec![
             AuthChange::Enable { secret: "s".into() },

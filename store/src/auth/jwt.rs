@@ -110,7 +110,7 @@ impl Jwt {
         let holds = claims.exp.is_none_or(|exp| now < exp) && claims.nbf.is_none_or(|nbf| now >= nbf);
         let whole = claims.revision.is_finite() && claims.revision >= 0.0;
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked, and saturating")]
-        (holds && whole).then(|| Actor { user: claims.username, revision: claims.revision as u64 })
+        (holds && whole).then_some(Actor { user: claims.username, revision: claims.revision as u64 })
     }
 }
 

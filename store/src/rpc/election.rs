@@ -55,7 +55,7 @@ impl Service for Election {
             proclaim(&store, &place.key, place.revision, place.lease, &value).await?;
         }
         // As etcd, which answers with the revision of the candidacy.
-        let header = place.header.clone();
+        let header = place.header;
         place.wait(&queue, EXPIRED).await?;
         place.keep();
         let leader = LeaderKey { name, key: place.key.clone(), rev: place.revision, lease: place.lease };

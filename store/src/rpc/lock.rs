@@ -37,7 +37,7 @@ impl Service for Lock {
         let mut place = Place::take(store, clerk, queue.clone(), lease, Bytes::new()).await?;
         place.wait(&queue, EXPIRED).await?;
         place.keep();
-        Ok(Response::new(LockResponse { header: place.header.clone(), key: place.key.clone() }))
+        Ok(Response::new(LockResponse { header: place.header, key: place.key.clone() }))
     }
 
     async fn unlock(&self, request: Request<UnlockRequest>) -> Result<Response<UnlockResponse>, Status> {
