@@ -28,7 +28,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) use self::auth::Credentials;
 use self::house::House;
 use self::leadership::Leaders;
-use self::leases::Leases;
+use self::leases::{KeepAlive, Leases};
 use self::propose::Proposer;
 use self::read_index::ReadIndex;
 use crate::config::Config;
@@ -81,6 +81,7 @@ struct Inner {
     read_index: ReadIndex,
     leases: Arc<Leases>,
     gate: auth::Gate,
+    keep_alive: KeepAlive,
     leaders: Leaders,
     leadership: watch::Receiver<Option<Fence>>,
     /// Snapshots for clients being written; each takes disk space.

@@ -7,15 +7,21 @@ use std::time::Duration;
 
 use crate::mvcc::LeaseRecord;
 
-/// So many expired leases are given out per tick (etcd revokes at most 1000 a second).
-const MAX_EXPIRED_PER_TICK: usize = 1000;
+/// So many expired leases are given out per tick: at two ticks a second, etcd's 1000.
+const MAX_EXPIRED_PER_TICK: usize = 500;
+/// After a change of leader no more leases than this end within a second: fewer than are
+/// revoked, so that those granted since do not wait behind them.
+const MAX_ENDS_PER_SECOND: usize = 750;
 /// An expired lease that is still there after this is given out again: the revocation
 /// was lost on the way.
 const OFFER_AGAIN_AFTER: Duration = Duration::from_secs(3);
 /// Leases shorter than this are not worth a checkpoint: they end before it helps.
-const MIN_CHECKPOINTED: Duration = Duration::from_secs(5 * 60);
-/// A lease's remaining time is replicated this often.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(5 * 60);
+const MIN_CHECKPOINTED: Duration = Duration::from_secs(10);
+/// A tenth of a lease's time passes between checkpoints, within these bounds: so much
+/// may a change of leader add to it.
+const CHECKPOINT_EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(60));
+/// So many checkpoints are replicated at once (etcd's number); the others wait a tick.
+const MAX_CHECKPOINTS_PER_TICK: usize = 1000;
 
 #[derive(Clone, Copy, Debug)]
 struct Lease {
@@ -26,7 +32,24 @@ struct Lease {
     due: Duration,
     /// Was given out as expired: it must not be renewed, as its revocation may be under way.
     expired: bool,
-    checkpoint_due: Duration,
+    /// Its replicated record may say that less than all of its time is left.
+    checkpointed: bool,
+    /// Its key in `checkpoints`, if it is there.
+    checkpoint_due: Option<Duration>,
+}
+
+/// What became of a keep-alive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Renewal {
+    /// The lease has so many seconds again.
+    Renewed(i64),
+    /// A checkpoint is replicated, by which a new leader would end the lease too early. It
+    /// has to be cleared first; see [`Lessor::uncheckpointed`].
+    Checkpointed,
+    /// Its time is over: its revocation may be under way.
+    Ended,
+    /// There is no such lease.
+    Unknown,
 }
 
 /// Knows when leases end. Inactive on members that do not lead.
@@ -35,14 +58,30 @@ pub struct Lessor {
     leads: bool,
     leases: HashMap<i64, Lease>,
     queue: BTreeSet<(Duration, i64)>,
+    checkpoints: BTreeSet<(Duration, i64)>,
 }
 
+/// Whole seconds, a begun one counted: a lease never ends early by rounding.
 fn seconds(duration: Duration) -> i64 {
-    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+    let begun = i64::from(duration.subsec_nanos() > 0);
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX).saturating_add(begun)
 }
 
 fn from_seconds(seconds: i64) -> Duration {
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn checkpoint_interval(ttl: Duration) -> Duration {
+    (ttl / 10).clamp(CHECKPOINT_EVERY.0, CHECKPOINT_EVERY.1)
+}
+
+/// Moves ends, given in order, so that none is earlier than it was and no more than
+/// `most` are within any second.
+fn spread(ends: &mut [(Duration, LeaseRecord)], most: usize) {
+    for index in most..ends.len() {
+        let earliest = ends[index - most].0 + Duration::from_secs(1);
+        ends[index].0 = ends[index].0.max(earliest);
+    }
 }
 
 impl Lessor {
@@ -57,31 +96,47 @@ impl Lessor {
     pub fn promote(&mut self, now: Duration, extend: Duration, leases: impl IntoIterator<Item = LeaseRecord>) {
         self.demote();
         self.leads = true;
-        for LeaseRecord { id, ttl, remaining } in leases {
-            let left = if remaining > 0 { remaining.min(ttl) } else { ttl };
-            self.insert(now, id, from_seconds(ttl), now + from_seconds(left) + extend);
+        let end = |lease: &LeaseRecord| {
+            let left = if lease.remaining > 0 { lease.remaining.min(lease.ttl) } else { lease.ttl };
+            now + from_seconds(left) + extend
+        };
+        let mut ends: Vec<(Duration, LeaseRecord)> = leases.into_iter().map(|lease| (end(&lease), lease)).collect();
+        ends.sort_by_key(|(end, lease)| (*end, lease.id));
+        spread(&mut ends, MAX_ENDS_PER_SECOND);
+        for (end, LeaseRecord { id, ttl, remaining }) in ends {
+            self.insert(now, id, from_seconds(ttl), end, remaining > 0);
         }
     }
 
     /// This member leads no more.
     pub fn demote(&mut self) {
-        self.leads = false;
-        self.leases.clear();
-        self.queue.clear();
+        *self = Lessor::default();
     }
 
-    fn insert(&mut self, now: Duration, id: i64, ttl: Duration, end: Duration) {
+    fn insert(&mut self, now: Duration, id: i64, ttl: Duration, end: Duration, checkpointed: bool) {
         self.revoked(id);
-        let checkpoint_due = now + CHECKPOINT_EVERY;
-        self.leases.insert(id, Lease { ttl, end, due: end, expired: false, checkpoint_due });
+        self.leases.insert(id, Lease { ttl, end, due: end, expired: false, checkpointed, checkpoint_due: None });
         self.queue.insert((end, id));
+        self.checkpoint_at(id, now + checkpoint_interval(ttl));
+    }
+
+    /// Has the lease's remaining time replicated at `due`, if it is worth that.
+    fn checkpoint_at(&mut self, id: i64, due: Duration) {
+        let Some(lease) = self.leases.get_mut(&id) else { return };
+        if let Some(before) = lease.checkpoint_due.take() {
+            self.checkpoints.remove(&(before, id));
+        }
+        if lease.ttl >= MIN_CHECKPOINTED && due < lease.end {
+            lease.checkpoint_due = Some(due);
+            self.checkpoints.insert((due, id));
+        }
     }
 
     /// A grant was applied.
     pub fn granted(&mut self, now: Duration, id: i64, ttl_seconds: i64) {
         if self.leads {
             let ttl = from_seconds(ttl_seconds);
-            self.insert(now, id, ttl, now + ttl);
+            self.insert(now, id, ttl, now + ttl, false);
         }
     }
 
@@ -89,22 +144,43 @@ impl Lessor {
     pub fn revoked(&mut self, id: i64) {
         if let Some(lease) = self.leases.remove(&id) {
             self.queue.remove(&(lease.due, id));
+            if let Some(due) = lease.checkpoint_due {
+                self.checkpoints.remove(&(due, id));
+            }
         }
     }
 
-    /// Gives a lease its whole time again; returns that in seconds. `None` when there is no
-    /// such lease here or it has expired: its revocation may be under way.
-    pub fn renew(&mut self, now: Duration, id: i64) -> Option<i64> {
-        let lease = self.leases.get_mut(&id)?;
+    /// Whether the lease is known here.
+    pub fn knows(&self, id: i64) -> bool {
+        self.leases.contains_key(&id)
+    }
+
+    /// Gives a lease its whole time again.
+    pub fn renew(&mut self, now: Duration, id: i64) -> Renewal {
+        let Some(lease) = self.leases.get_mut(&id) else { return Renewal::Unknown };
         if lease.expired || lease.end <= now {
-            return None;
+            return Renewal::Ended;
+        }
+        if lease.checkpointed {
+            return Renewal::Checkpointed;
         }
         self.queue.remove(&(lease.due, id));
         lease.end = now + lease.ttl;
         lease.due = lease.end;
-        lease.checkpoint_due = now + CHECKPOINT_EVERY;
         self.queue.insert((lease.due, id));
-        Some(seconds(lease.ttl))
+        let ttl = lease.ttl;
+        // Clients renew after a third of the time. As long as they do, there is never a
+        // checkpoint, and a keep-alive costs no write.
+        self.checkpoint_at(id, now + (ttl / 2).max(checkpoint_interval(ttl)));
+        Renewal::Renewed(seconds(ttl))
+    }
+
+    /// The replicated record says again that all of the lease's time is left. The caller
+    /// sees to it that no checkpoint is under way.
+    pub fn uncheckpointed(&mut self, id: i64) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.checkpointed = false;
+        }
     }
 
     /// How long a lease has; zero when it is about to be revoked.
@@ -132,17 +208,25 @@ impl Lessor {
     }
 
     /// The leases whose remaining seconds should be replicated, with them, so that a new
-    /// leader does not begin their time anew.
+    /// leader does not begin their time anew. Those that have waited longest come first.
     pub fn checkpoints(&mut self, now: Duration) -> Vec<(i64, i64)> {
         let mut due = Vec::new();
-        for (id, lease) in &mut self.leases {
-            if lease.ttl >= MIN_CHECKPOINTED && !lease.expired && lease.checkpoint_due <= now {
-                lease.checkpoint_due = now + CHECKPOINT_EVERY;
-                let remaining = seconds(lease.end.saturating_sub(now)).max(1);
-                due.push((*id, remaining));
+        while let Some((at, id)) = self.checkpoints.first().copied() {
+            if at > now || due.len() == MAX_CHECKPOINTS_PER_TICK {
+                break;
             }
+            self.checkpoints.pop_first();
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            lease.checkpoint_due = None;
+            let remaining = lease.end.saturating_sub(now);
+            if lease.expired || remaining.is_zero() {
+                continue;
+            }
+            lease.checkpointed = true;
+            let ttl = lease.ttl;
+            due.push((id, seconds(remaining)));
+            self.checkpoint_at(id, now + checkpoint_interval(ttl));
         }
-        due.sort_unstable();
         due
     }
 }
@@ -166,18 +250,18 @@ mod tests {
         let mut lessor = leading();
         lessor.granted(at(0), 1, 10);
         assert!(lessor.tick(at(9)).is_empty());
-        assert_eq!(lessor.renew(at(9), 1), Some(10));
+        assert_eq!(lessor.renew(at(9), 1), Renewal::Renewed(10));
         assert!(lessor.tick(at(18)).is_empty());
         assert_eq!(lessor.remaining(at(18), 1), Some(at(1)));
         assert_eq!(lessor.tick(at(19)), [1]);
-        assert_eq!(lessor.renew(at(19), 1), None, "its revocation may be under way");
+        assert_eq!(lessor.renew(at(19), 1), Renewal::Ended, "its revocation may be under way");
     }
 
     #[test]
     fn an_ended_lease_is_not_renewed_even_before_the_tick() {
         let mut lessor = leading();
         lessor.granted(at(0), 1, 10);
-        assert_eq!(lessor.renew(at(10), 1), None);
+        assert_eq!(lessor.renew(at(10), 1), Renewal::Ended);
     }
 
     #[test]
@@ -202,29 +286,72 @@ mod tests {
         lessor.demote();
         assert!(lessor.tick(at(10_000)).is_empty());
         lessor.granted(at(1), 3, 2);
-        assert_eq!(lessor.renew(at(1), 3), None, "only the leader counts time");
+        assert_eq!(lessor.renew(at(1), 3), Renewal::Unknown, "only the leader counts time");
     }
 
     #[test]
     fn a_tick_is_bounded_and_goes_on_where_it_stopped() {
         let mut lessor = leading();
-        for id in 1..=2500 {
+        for id in 1..=1250 {
             lessor.granted(at(0), id, 2);
         }
         let mut seen = BTreeSet::new();
-        for _ in 0..3 {
-            seen.extend(lessor.tick(at(2)));
+        for expected in [500, 500, 250, 0] {
+            let expired = lessor.tick(at(2));
+            assert_eq!(expired.len(), expected);
+            seen.extend(expired);
         }
-        assert_eq!(seen.len(), 2500);
+        assert_eq!(seen.len(), 1250);
     }
 
     #[test]
-    fn long_leases_are_checkpointed() {
+    fn a_new_leader_spreads_what_would_end_together() {
+        let mut lessor = Lessor::new();
+        let lease = |id| LeaseRecord { id, ttl: 10, remaining: 0 };
+        lessor.promote(at(0), at(1), (1..=2000).map(lease));
+        let ends: Vec<Duration> = (1..=2000).filter_map(|id| lessor.remaining(at(0), id)).collect();
+        let within = |from: Duration| ends.iter().filter(|end| **end >= from && **end < from + at(1)).count();
+        assert_eq!((within(at(11)), within(at(12)), within(at(13))), (750, 750, 500));
+        assert!(ends.iter().all(|end| *end >= at(11)), "none ends early");
+    }
+
+    #[test]
+    fn what_is_left_is_checkpointed_until_somebody_renews() {
         let mut lessor = leading();
         lessor.granted(at(0), 1, 3600);
-        lessor.granted(at(0), 2, 10);
-        assert!(lessor.checkpoints(at(299)).is_empty());
-        assert_eq!(lessor.checkpoints(at(300)), [(1, 3300)]);
-        assert!(lessor.checkpoints(at(301)).is_empty());
+        lessor.granted(at(0), 2, 9);
+        lessor.granted(at(0), 3, 100);
+        assert!(lessor.checkpoints(at(9)).is_empty());
+        assert_eq!(lessor.checkpoints(at(10)), [(3, 90)], "a tenth of its time has passed");
+        assert!(lessor.checkpoints(at(11)).is_empty());
+        let almost = at(60) - Duration::from_millis(1);
+        assert_eq!(lessor.checkpoints(almost), [(3, 41)], "a begun second counts");
+        assert_eq!(lessor.checkpoints(at(60)), [(1, 3540)]);
+        assert_eq!(lessor.renew(at(61), 3), Renewal::Checkpointed, "the next leader would end it at 100");
+        lessor.uncheckpointed(3);
+        assert_eq!(lessor.renew(at(61), 3), Renewal::Renewed(100));
+        for renewal in 1..10 {
+            let now = at(61 + 33 * renewal);
+            assert!(lessor.checkpoints(now).iter().all(|(id, _)| *id != 3), "who renews in time costs nothing");
+            assert_eq!(lessor.renew(now, 3), Renewal::Renewed(100));
+        }
+        lessor.revoked(1);
+        lessor.revoked(3);
+        assert!(lessor.checkpoints(at(10_000)).is_empty());
+    }
+
+    #[test]
+    fn checkpoints_come_in_bounded_pieces() {
+        let mut lessor = leading();
+        for id in 1..=2500 {
+            lessor.granted(at(0), id, 1000);
+        }
+        let mut seen = BTreeSet::new();
+        for expected in [1000, 1000, 500, 0] {
+            let due = lessor.checkpoints(at(60));
+            assert_eq!(due.len(), expected);
+            seen.extend(due);
+        }
+        assert_eq!(seen.len(), 2500);
     }
 }

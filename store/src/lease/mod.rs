@@ -6,4 +6,4 @@
 
 mod lessor;
 
-pub use lessor::Lessor;
+pub use lessor::{Lessor, Renewal};

@@ -4,16 +4,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use quorate_proto::raft as wire;
+use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::Instant;
 
-use crate::lease::Lessor;
+use crate::command::{Command, Operation};
+use crate::error::StoreError;
+use crate::lease::{Lessor, Renewal};
 use crate::mvcc::{Engine, EngineError};
+use crate::raft::{self, Applied, Proposal, ProposeError, Raft, ReadIndexError};
 
-/// What an applied command did to a lease.
+/// Longer than the leader waits for its own state machine, or for a revocation that is
+/// under way: then somebody has to ask again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// A command about a lease that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeaseChange {
     Granted { id: i64, ttl: i64 },
     Revoked { id: i64 },
+    /// The command was refused: the lease exists already, or does not exist.
+    Refused { id: i64 },
+}
+
+impl LeaseChange {
+    fn id(self) -> i64 {
+        match self {
+            Self::Granted { id, .. } | Self::Revoked { id } | Self::Refused { id } => id,
+        }
+    }
 }
 
 /// The leader's timers of leases. On other members it knows nothing and says so.
@@ -21,6 +39,11 @@ pub(crate) struct Leases {
     engine: Arc<Engine>,
     started: Instant,
     state: Mutex<State>,
+    /// Leases ended, or this member leads no more: "look again".
+    changed: watch::Sender<()>,
+    /// Held to write while checkpoints are replicated, to read while one is cleared: a
+    /// checkpoint that comes after a renewal would end the lease too early.
+    checkpointing: RwLock<()>,
 }
 
 struct State {
@@ -31,11 +54,12 @@ struct State {
 impl Leases {
     pub(crate) fn new(engine: Arc<Engine>) -> Arc<Self> {
         let state = State { lessor: Lessor::new(), leading: false };
-        Arc::new(Self { engine, started: Instant::now(), state: Mutex::new(state) })
+        let (changed, checkpointing) = (watch::Sender::new(()), RwLock::new(()));
+        Arc::new(Self { engine, started: Instant::now(), state: Mutex::new(state), changed, checkpointing })
     }
 
-    /// Starts every lease anew, `extend` longer than its time: nobody could renew it
-    /// while nobody led.
+    /// Every lease goes on with what was left at its last checkpoint, or starts anew,
+    /// `extend` longer: nobody could renew it while nobody led.
     pub(super) fn promote(&self, extend: Duration) {
         let mut state = self.lock();
         // Read under the lock: a grant applied before is in the engine, a later one
@@ -52,6 +76,8 @@ impl Leases {
             state.lessor.demote();
             state.leading = false;
         }
+        drop(state);
+        self.changed.send_replace(());
     }
 
     /// Follows what was applied.
@@ -68,16 +94,26 @@ impl Leases {
             match *change {
                 LeaseChange::Granted { id, ttl } => state.lessor.granted(now, id, ttl),
                 LeaseChange::Revoked { id } => state.lessor.revoked(id),
+                LeaseChange::Refused { .. } => {}
             }
         }
+        // What is replicated decides. The result of a command that came twice is that of
+        // the first time, which says nothing of the lease that has the id now.
+        for id in changes.iter().map(|change| change.id()) {
+            match self.engine.lease(id) {
+                Some(lease) if !state.lessor.knows(id) => state.lessor.granted(now, id, lease.ttl),
+                None => state.lessor.revoked(id),
+                Some(_) => {}
+            }
+        }
+        drop(state);
+        self.changed.send_replace(());
     }
 
-    /// Seconds the renewed lease now has, 0 for an unknown one; none if this member does
-    /// not lead. Only after a fresh round of a quorum: a deposed leader renews nothing.
-    pub(crate) fn renew(&self, id: i64) -> Option<i64> {
+    fn try_renew(&self, id: i64) -> Result<Renewal, StoreError> {
         let mut state = self.lock();
         let now = self.now();
-        state.leading.then(|| state.lessor.renew(now, id).unwrap_or(0))
+        if state.leading { Ok(state.lessor.renew(now, id)) } else { Err(StoreError::NotLeader) }
     }
 
     /// What is left of a lease; none if this member does not lead.
@@ -107,6 +143,11 @@ impl Leases {
         if state.leading { state.lessor.tick(now) } else { Vec::new() }
     }
 
+    /// Nobody renews a lease by clearing its checkpoint while this is held.
+    pub(super) async fn checkpointing(&self) -> RwLockWriteGuard<'_, ()> {
+        self.checkpointing.write().await
+    }
+
     /// Remaining times worth keeping over a change of leader.
     pub(super) fn checkpoints(&self) -> Vec<(i64, i64)> {
         let mut state = self.lock();
@@ -120,5 +161,79 @@ impl Leases {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The leader as keep-alives need it, from clients of this member and from its peers.
+#[derive(Clone)]
+pub(crate) struct KeepAlive {
+    pub(crate) raft: Raft,
+    pub(crate) applied: watch::Receiver<Applied>,
+    pub(crate) leases: Arc<Leases>,
+}
+
+impl KeepAlive {
+    /// Seconds the renewed lease now has, 0 for an unknown one. A lease whose time is over
+    /// is waited for until its revocation is done.
+    ///
+    /// # Errors
+    /// `NotLeader` or `Timeout` when this member cannot say: ask the leader.
+    pub(crate) async fn renew(&self, id: i64) -> Result<i64, StoreError> {
+        self.confirm().await?;
+        let mut changed = self.leases.changed.subscribe();
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            changed.borrow_and_update();
+            match self.leases.try_renew(id)? {
+                Renewal::Renewed(ttl) => return Ok(ttl),
+                Renewal::Unknown => return Ok(0),
+                Renewal::Checkpointed => self.clear(id).await?,
+                Renewal::Ended => match tokio::time::timeout_at(deadline, changed.changed()).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return Err(StoreError::Stopped),
+                    Err(_) => return Err(StoreError::Timeout),
+                },
+            }
+        }
+    }
+
+    /// What is left of a lease.
+    ///
+    /// # Errors
+    /// As [`KeepAlive::renew`].
+    pub(crate) async fn time_to_live(&self, id: i64, keys: bool) -> Result<wire::LeaseResponse, StoreError> {
+        self.confirm().await?;
+        Ok(self.leases.time_to_live(id, keys).ok_or(StoreError::NotLeader)??)
+    }
+
+    /// Returns once a quorum has confirmed that this member leads, and it has applied all
+    /// that was acknowledged before: grants and revocations that somebody has seen count.
+    async fn confirm(&self) -> Result<(), StoreError> {
+        let index = self.raft.read_index().await.map_err(|error| match error {
+            ReadIndexError::NotLeader => StoreError::NotLeader,
+            ReadIndexError::NoQuorum => StoreError::Timeout,
+            ReadIndexError::Stopped(_) => StoreError::Stopped,
+        })?;
+        let mut applied = self.applied.clone();
+        match tokio::time::timeout(PATIENCE, raft::applied_at_least(&mut applied, index)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
+        }
+    }
+
+    /// Has all of the lease's time stand in its replicated record again.
+    async fn clear(&self, id: i64) -> Result<(), StoreError> {
+        let _clearing = self.leases.checkpointing.read().await;
+        let clear = Proposal::new(&Command::new(Operation::LeaseCheckpoint(vec![(id, 0)])));
+        match tokio::time::timeout(PATIENCE, self.raft.propose(clear)).await {
+            Ok(Ok(())) => {
+                self.leases.lock().lessor.uncheckpointed(id);
+                Ok(())
+            }
+            Ok(Err(ProposeError::NotLeader)) => Err(StoreError::NotLeader),
+            Ok(Err(ProposeError::Stopped(_))) => Err(StoreError::Stopped),
+            Ok(Err(ProposeError::Unknown)) | Err(_) => Err(StoreError::Timeout),
+        }
     }
 }

@@ -18,8 +18,11 @@ use crate::command::{CommandResult, Operation};
 use crate::error::StoreError;
 use crate::mvcc::{Engine, ReadError};
 use crate::peer::Lane;
-use crate::raft::ReadIndexError;
 use crate::watch::Watcher;
+
+/// The shortest lease, in seconds. etcd's rule is one and a half election timeouts, which
+/// with its default timing is 2; programs count on no less.
+const MIN_LEASE_TTL: i64 = 2;
 
 /// The pause before the leader is asked again.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
@@ -132,7 +135,10 @@ impl Store {
             0 => i64::try_from((rand::random::<u64>() >> 1).max(1)).unwrap_or(i64::MAX),
             id => id,
         };
-        match self.write(Operation::LeaseGrant { id, ttl: request.ttl }, None).await? {
+        let timeout = (self.inner.config.election_timeout_max * 3 / 2).as_secs_f64().ceil();
+        #[expect(clippy::cast_possible_truncation, reason = "a few seconds")]
+        let ttl = request.ttl.max(MIN_LEASE_TTL).max(timeout as i64);
+        match self.write(Operation::LeaseGrant { id, ttl }, None).await? {
             CommandResult::LeaseGrant { id, ttl, revision } => {
                 Ok(LeaseGrantResponse { header: Some(self.header(revision)), id, ttl, error: String::new() })
             }
@@ -155,19 +161,18 @@ impl Store {
     /// `NoLeader` or `Timeout` when no leader answers.
     pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
         self.may_keep_lease(id).await?;
+        // Taken before: the lease may end at a later revision, but not at or before this.
+        let header = Some(self.header(self.revision()));
         let ttl = self
             .on_leader(
-                || async {
-                    self.inner.raft.read_index().await.map_err(leader_error)?;
-                    self.inner.leases.renew(id).ok_or(StoreError::NotLeader)
-                },
+                || self.inner.keep_alive.renew(id),
                 |request, mut client| async move {
                     let request = wire::LeaseRequest { id, ..request };
                     client.lease_keep_alive(request).await.map(|answer| answer.into_inner().ttl)
                 },
             )
             .await?;
-        Ok(LeaseKeepAliveResponse { header: Some(self.header(self.revision())), id, ttl })
+        Ok(LeaseKeepAliveResponse { header, id, ttl })
     }
 
     /// What is left of a lease. The answer for an unknown lease has `ttl` -1.
@@ -182,11 +187,7 @@ impl Store {
         self.authenticated().await?;
         let answer = self
             .on_leader(
-                || async {
-                    self.inner.raft.read_index().await.map_err(leader_error)?;
-                    let answer = self.inner.leases.time_to_live(id, keys).ok_or(StoreError::NotLeader)?;
-                    Ok(answer?)
-                },
+                || self.inner.keep_alive.time_to_live(id, keys),
                 |request, mut client| async move {
                     let request = wire::LeaseRequest { id, keys, ..request };
                     client.lease_time_to_live(request).await.map(tonic::Response::into_inner)
@@ -255,10 +256,11 @@ impl Store {
 
     pub(super) async fn write(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
         self.admit_write(&operation).await?;
+        // In etcd's order: what is wrong in itself is said first.
+        Engine::check(&operation, self.inner.config.max_txn_ops)?;
         if size(&operation) > self.inner.config.max_request_bytes {
             return Err(StoreError::TooLarge);
         }
-        Engine::check(&operation, self.inner.config.max_txn_ops)?;
         gauge!("etcd_server_proposals_pending").increment(1.0);
         let result = self.propose(operation, fence).await;
         gauge!("etcd_server_proposals_pending").decrement(1.0);
@@ -321,10 +323,12 @@ impl Store {
     }
 }
 
+/// The bytes of the request as its client sent it.
 fn size(operation: &Operation) -> usize {
     use prost::Message;
     match operation {
-        Operation::Put(request) => request.key.len() + request.value.len(),
+        Operation::Put(request) => request.encoded_len(),
+        Operation::DeleteRange(request) => request.encoded_len(),
         Operation::Txn(request) => request.encoded_len(),
         Operation::Auth(change) => {
             let mut bytes = bytes::BytesMut::new();
@@ -339,13 +343,5 @@ fn read_error(error: ReadError) -> StoreError {
     match error {
         ReadError::Apply(error) => StoreError::Refused(error),
         ReadError::Engine(error) => StoreError::Engine(error),
-    }
-}
-
-fn leader_error(error: ReadIndexError) -> StoreError {
-    match error {
-        ReadIndexError::NotLeader => StoreError::NotLeader,
-        ReadIndexError::NoQuorum => StoreError::Timeout,
-        ReadIndexError::Stopped(_) => StoreError::Stopped,
     }
 }

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use super::auth::{Caller, Gate};
 use super::house::House;
 use super::leadership::Leader;
-use super::leases::Leases;
+use super::leases::{KeepAlive, Leases};
 use super::propose::Proposer;
 use super::read_index::ReadIndex;
 use super::{Inner, MAX_EXPORTS, Store, identity, upkeep};
@@ -86,12 +86,14 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let raft = Raft::start(own.member_id, timing, Factory::new(Arc::clone(&peers)), wal.clone(), machine)
         .await
         .map_err(consensus)?;
+    let keep_alive =
+        KeepAlive { raft: raft.clone(), applied: applied.clone(), leases: Arc::clone(&leases) };
     let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone());
     let service = PeerService {
         identity: own,
         raft: raft.clone(),
         area,
-        leases: Arc::clone(&leases),
+        keep_alive: keep_alive.clone(),
         presence: Arc::clone(&presence),
         cancel: cancel.clone(),
         memory: Memory::new(wal.clone(), applied.clone()),
@@ -155,6 +157,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         read_index,
         leases,
         gate,
+        keep_alive,
         leaders,
         leadership,
         exports: Semaphore::new(MAX_EXPORTS),

@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const LEASE_TICK: Duration = Duration::from_millis(500);
 
 /// Remaining times of leases are kept this often.
-const CHECKPOINT_TICK: Duration = Duration::from_secs(60);
+const CHECKPOINT_TICK: Duration = Duration::from_secs(1);
 
 /// How often the length of the log is looked at.
 const LOG_TICK: Duration = Duration::from_secs(5);
@@ -226,6 +226,7 @@ async fn revoke_expired(inner: &Inner) {
 }
 
 async fn keep_checkpoints(inner: &Inner) {
+    let _checkpointing = inner.leases.checkpointing().await;
     let checkpoints = inner.leases.checkpoints();
     let Some(fence) = *inner.leadership.borrow() else { return };
     if checkpoints.is_empty() {

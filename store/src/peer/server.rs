@@ -16,9 +16,10 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::{Identity, Presence};
 use crate::command::Command;
+use crate::error::StoreError;
 use crate::mvcc::Engine;
 use crate::node::compare;
-use crate::node::leases::Leases;
+use crate::node::leases::KeepAlive;
 use crate::raft::snapshot::{Area, Directory, Receiver};
 use crate::raft::{self, Applied, Checkpoint, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
 use crate::telemetry;
@@ -40,7 +41,7 @@ pub(crate) struct PeerService {
     pub(crate) identity: Identity,
     pub(crate) raft: Raft,
     pub(crate) area: Arc<Area>,
-    pub(crate) leases: Arc<Leases>,
+    pub(crate) keep_alive: KeepAlive,
     pub(crate) presence: Arc<Presence>,
     /// Ends the streams that live as long as the process.
     pub(crate) cancel: CancellationToken,
@@ -211,8 +212,7 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::LeaseResponse>, Status> {
         let request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
-        self.raft.read_index().await.map_err(|_| not_leader())?;
-        let ttl = self.leases.renew(request.id).ok_or_else(not_leader)?;
+        let ttl = self.keep_alive.renew(request.id).await.map_err(cannot_say)?;
         Ok(Response::new(wire::LeaseResponse { ttl, ..Default::default() }))
     }
 
@@ -222,8 +222,7 @@ impl Peer for PeerService {
     ) -> Result<Response<wire::LeaseResponse>, Status> {
         let request = request.into_inner();
         self.identity.check(request.origin.as_ref())?;
-        let answer = self.leases.time_to_live(request.id, request.keys).ok_or_else(not_leader)?;
-        let answer = answer.map_err(|error| Status::internal(format!("quorate: {error}")))?;
+        let answer = self.keep_alive.time_to_live(request.id, request.keys).await.map_err(cannot_say)?;
         Ok(Response::new(answer))
     }
 
@@ -327,6 +326,14 @@ impl PeerService {
         drop(sender);
         let written = writer.await.map_err(|error| Status::internal(format!("quorate: {error}")))?;
         written.map_err(|error| Status::data_loss(format!("quorate: {error}")))
+    }
+}
+
+/// The peer asks again, whoever leads then.
+fn cannot_say(error: StoreError) -> Status {
+    match error {
+        StoreError::NotLeader => not_leader(),
+        other => Status::unavailable(format!("quorate: {other}")),
     }
 }
 

@@ -160,8 +160,13 @@ impl StateMachine {
         }
         let results = self.machine.apply(entries).map_err(io::Error::other)?;
         assert_eq!(results.len(), notes.len(), "one result per entry");
-        let done = notes.iter().zip(&results).filter(|(_, result)| !matches!(result, CommandResult::Error(_)));
-        let leases: Vec<LeaseChange> = done.filter_map(|(note, _)| note.lease).collect();
+        let changes = notes.iter().zip(&results).filter_map(|(note, result)| match (note.lease?, result) {
+            (LeaseChange::Granted { id, .. } | LeaseChange::Revoked { id }, CommandResult::Error(_)) => {
+                Some(LeaseChange::Refused { id })
+            }
+            (change, _) => Some(change),
+        });
+        let leases: Vec<LeaseChange> = changes.collect();
         self.leases.applied(&leases);
         // The index first: who is told of an outcome may read at once.
         self.applied.send_replace(Applied { index: last.index, term: last.leader_id.term });
