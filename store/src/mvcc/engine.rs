@@ -11,6 +11,7 @@ use bytes::Bytes;
 use quorate_proto::etcd::request_op::Request;
 use quorate_proto::etcd::response_op::Response;
 use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+use quorate_proto::mvccpb::KeyValue;
 use rocksdb::checkpoint::Checkpoint as Links;
 use tokio::sync::watch;
 
@@ -27,6 +28,10 @@ use crate::quota::Load;
 
 /// So long a hash is worked on before others have their turn.
 const HASH_SLICE: Duration = Duration::from_millis(5);
+
+/// So many changes are looked at when those of some keys are asked for: what a read takes
+/// is bounded even if nothing in it matches.
+const MAX_CHANGES_PER_READ: usize = 20_000;
 
 /// Names the directory of the live database; replaced by a rename.
 const CURRENT: &str = "CURRENT";
@@ -155,6 +160,25 @@ impl Engine {
                 return Ok(response);
             }
         }
+    }
+
+    /// The first keys of a range in their order; see [`range::page`]. Counts nothing, so its
+    /// cost is that of what it returns.
+    ///
+    /// # Errors
+    /// `Apply` is for the client.
+    pub(crate) fn page(&self, request: &RangeRequest, max_keys: usize, max_bytes: usize) -> Result<Page, ReadError> {
+        range::check(request)?;
+        let instance = self.live();
+        let revision = instance.revision();
+        let at = range::revision(request, revision, instance.compact_revision())?;
+        let keys = txn::Source::keys(&*instance, range::key_range(request), at, range::needs_values(request))?;
+        let (kvs, more) = range::page(request, keys, max_keys, max_bytes)?;
+        // What was compacted meanwhile may have been removed under the scan.
+        if instance.compact_revision() > at {
+            return Err(ApplyError::Compacted.into());
+        }
+        Ok(Page { kvs, more, at, revision })
     }
 
     /// Answers a transaction that only reads, all of it at one revision.
@@ -350,35 +374,25 @@ impl Engine {
         space::by_prefix(&self.live(), depth)
     }
 
-    /// The changes from `from` on, in order: whole revisions, up to `limit` of them, and no
-    /// more than begin within `max_bytes`. For watchers that fell behind.
-    pub(crate) fn changes(&self, from: i64, limit: usize, max_bytes: usize) -> Result<History, ReadError> {
+    /// The changes of keys in `range` from `from` on, in order: whole revisions, up to
+    /// `limit` of them, and no more than begin within `max_bytes`. Looks at a bounded
+    /// piece of the change log. For watchers that fell behind.
+    pub(crate) fn changes(
+        &self,
+        from: i64,
+        range: KeyRange<'_>,
+        limit: usize,
+        max_bytes: usize,
+    ) -> Result<History, ReadError> {
         let instance = self.live();
         let current = instance.revision();
-        let mut found: Vec<(Revision, bool, Bytes)> = Vec::new();
-        let (mut revisions, mut last) = (0, 0);
-        let start = rows::change_key(Revision { main: from, sub: 0 });
-        let end = rows::change_key(Revision { main: current + 1, sub: 0 });
-        let mut complete = true;
-        instance.scan(&start, &end, |key, row| {
-            let revision = rows::parse_change_key(key)?;
-            if revision.main != last {
-                if revisions == limit {
-                    complete = false;
-                    return Ok(false);
-                }
-                revisions += 1;
-                last = revision.main;
-            }
-            let (tombstone, key) = rows::parse_change(row)?;
-            found.push((revision, tombstone, Bytes::copy_from_slice(key)));
-            Ok(true)
-        })?;
+        let (found, mut upto) = match range {
+            KeyRange::One(key) => versions(&instance, key, from, current, limit)?,
+            _ => log_entries(&instance, range, from, current, limit)?,
+        };
         let mut lookup = Lookup::new(&instance);
         let mut changes: Vec<super::Change> = Vec::with_capacity(found.len());
         let mut bytes = 0;
-        // Everything up to here is among the changes.
-        let mut upto = if complete { current } else { last };
         for (revision, tombstone, key) in found {
             let before = changes.last().map(|change| change.row.revision.main);
             if bytes > max_bytes && before.is_some_and(|before| before < revision.main) {
@@ -412,6 +426,80 @@ impl auth::check::LeaseKeys for Engine {
     fn lease_keys(&self, lease: i64) -> Result<Vec<Bytes>, EngineError> {
         Engine::lease_keys(self, lease)
     }
+}
+
+/// Changes of keys (where, whether a deletion, which key), and the revision up to which
+/// they are all of them.
+type Found = (Vec<(Revision, bool, Bytes)>, i64);
+
+/// From the change log.
+fn log_entries(
+    instance: &Instance,
+    range: KeyRange<'_>,
+    from: i64,
+    current: i64,
+    limit: usize,
+) -> Result<Found, EngineError> {
+    let mut found = Vec::new();
+    let (mut revisions, mut last_found, mut last, mut seen) = (0, 0, 0, 0);
+    let start = rows::change_key(Revision { main: from, sub: 0 });
+    let end = rows::change_key(Revision { main: current + 1, sub: 0 });
+    let mut upto = current;
+    instance.scan(&start, &end, |key, row| {
+        let revision = rows::parse_change_key(key)?;
+        if revision.main != last && (revisions == limit || seen >= MAX_CHANGES_PER_READ) {
+            upto = last;
+            return Ok(false);
+        }
+        last = revision.main;
+        seen += 1;
+        let (tombstone, key) = rows::parse_change(row)?;
+        if range.contains(key) {
+            revisions += usize::from(revision.main != last_found);
+            last_found = revision.main;
+            found.push((revision, tombstone, Bytes::copy_from_slice(key)));
+        }
+        Ok(true)
+    })?;
+    Ok((found, upto))
+}
+
+/// From the versions of the one key, without what happened to others.
+fn versions(instance: &Instance, key: &Bytes, from: i64, current: i64, limit: usize) -> Result<Found, EngineError> {
+    let mut found: Vec<(Revision, bool, Bytes)> = Vec::new();
+    let (first, end) = KeyRange::One(key).row_bounds();
+    let mut oldest = Vec::new();
+    rows::put_key_prefix(&mut oldest, key);
+    rows::put_version(&mut oldest, Revision { main: from, sub: 0 });
+    let mut iterator = instance.range_iterator(&first, &end);
+    // The newest stand first.
+    iterator.seek_for_prev(&oldest);
+    while let Some((row_key, row)) = iterator.item() {
+        let (_, revision) = rows::split_version(row_key).map_err(|bad| instance.damaged(bad))?;
+        if revision.main > current {
+            break;
+        }
+        if found.len() == limit {
+            return Ok((found, revision.main - 1));
+        }
+        if revision.main >= from {
+            let version = rows::parse_row(row, revision, false).map_err(|bad| instance.damaged(bad))?;
+            found.push((revision, version.tombstone, key.clone()));
+        }
+        iterator.prev();
+    }
+    iterator.status().map_err(instance.failed("be read"))?;
+    Ok((found, current))
+}
+
+/// A piece of a range.
+pub(crate) struct Page {
+    pub(crate) kvs: Vec<KeyValue>,
+    pub(crate) more: bool,
+    /// The revision it was read at.
+    pub(crate) at: i64,
+    /// The store's revision then.
+    pub(crate) revision: i64,
 }
 
 /// A piece of the change log.

@@ -39,11 +39,12 @@ pub use txn::{check, is_read_only};
 
 pub(crate) use alarms::Alarms;
 pub(crate) use collect::Collector;
-pub(crate) use engine::History;
+pub(crate) use engine::{History, Page};
 pub(crate) use latest::Latest;
 pub(crate) use load::{Loaded, Loader};
 pub(crate) use pending::{Change, Pending};
 pub(crate) use picture::AuthRow;
+#[cfg(test)]
 pub(crate) use rows::{Revision, Row};
 pub(crate) use txn::execute;
 pub(crate) use view::KeyRange;

@@ -129,3 +129,27 @@ pub(super) fn collect(
     let header = Some(ResponseHeader { revision: header_revision, ..Default::default() });
     Ok(RangeResponse { header, kvs, more, count })
 }
+
+/// The first keys of a request whose order is theirs: up to `max_keys`, and no more than
+/// begin within `max_bytes`; and whether there are others.
+pub(super) fn page(
+    request: &RangeRequest,
+    mut keys: Keys<'_>,
+    max_keys: usize,
+    max_bytes: usize,
+) -> Result<(Vec<KeyValue>, bool), EngineError> {
+    let mut kvs: Vec<KeyValue> = Vec::new();
+    let mut bytes = 0;
+    while let Some((key, row)) = keys.next()? {
+        if kvs.len() == max_keys || bytes >= max_bytes {
+            return Ok((kvs, true));
+        }
+        let mut kv = row.to_key_value(key);
+        if request.keys_only {
+            kv.value.clear();
+        }
+        bytes += kv.key.len() + kv.value.len();
+        kvs.push(kv);
+    }
+    Ok((kvs, false))
+}

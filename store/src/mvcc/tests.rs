@@ -238,12 +238,34 @@ fn check_history(engine: &Engine, model: &Model, context: &str) {
         (expected.header, got.header) = (None, None);
         assert_eq!(got, expected, "{context}: at revision {revision}");
     }
+    let (zero, end) = (Bytes::from_static(b"\0"), Bytes::from_static(b"b/3"));
+    let key = Bytes::from_static(b"b/1");
+    for range in [KeyRange::From(&zero), KeyRange::Span(&key, &end), KeyRange::One(&key)] {
+        for limit in [usize::MAX, 2] {
+            check_changes(engine, model, range, limit, context);
+        }
+    }
+}
+
+/// The changes of a range since the compacted revision, in pieces.
+fn check_changes(engine: &Engine, model: &Model, range: KeyRange<'_>, limit: usize, context: &str) {
     let from = model.compacted.max(1);
-    let history = engine.changes(from, usize::MAX, usize::MAX).expect("a history");
-    let mut changes: Vec<_> = history.changes.into_iter().collect();
+    let mut changes = Vec::new();
+    let mut next = from;
+    while next <= model.revision {
+        let History { changes: piece, upto } = engine.changes(next, range, limit, usize::MAX).expect("a history");
+        assert!(upto >= next && piece.iter().all(|change| (next..=upto).contains(&change.row.revision.main)));
+        let mut revisions: Vec<i64> = piece.iter().map(|change| change.row.revision.main).collect();
+        assert!(revisions.is_sorted(), "{context}: {revisions:?}");
+        revisions.dedup();
+        assert!(revisions.len() <= limit, "{context}: {revisions:?}");
+        changes.extend(piece);
+        next = upto + 1;
+    }
     changes.sort_by_key(|change| (change.row.revision.main, change.key.clone()));
-    let expected = model.changes(from);
-    assert_eq!(changes.len(), expected.len(), "{context}: changes since {from}");
+    let mut expected = model.changes(from);
+    expected.retain(|(_, key, _, _)| range.contains(key));
+    assert_eq!(changes.len(), expected.len(), "{context}: changes of {range:?} since {from}");
     for (change, (revision, key, kv, previous)) in changes.into_iter().zip(expected) {
         assert_eq!((change.row.revision.main, &change.key), (revision, &key), "{context}");
         let row = Some(&change.row).filter(|row| !row.tombstone);

@@ -54,7 +54,7 @@ impl<'a> KeyRange<'a> {
     }
 
     /// Between which rows of the database the versions lie.
-    fn row_bounds(&self) -> (Vec<u8>, Vec<u8>) {
+    pub(super) fn row_bounds(&self) -> (Vec<u8>, Vec<u8>) {
         let (mut from, mut to) = (Vec::new(), Vec::new());
         match self {
             KeyRange::One(key) => {

@@ -1,6 +1,7 @@
 //! The requests of clients, in this process or through the port.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use metrics::{counter, gauge};
 use quorate_proto::etcd::{
@@ -16,9 +17,9 @@ use tokio::time::{Duration, Instant};
 use super::Store;
 use crate::command::{CommandResult, Operation};
 use crate::error::StoreError;
-use crate::mvcc::{Engine, ReadError};
+use crate::mvcc::{Engine, Page, ReadError};
 use crate::peer::Lane;
-use crate::watch::Watcher;
+use crate::watch::{Mailbox, Watcher};
 
 /// The shortest lease, in seconds. etcd's rule is one and a half election timeouts, which
 /// with its default timing is 2; programs count on no less.
@@ -50,6 +51,28 @@ impl Store {
         )?;
         self.fill(&mut response.header);
         Ok(response)
+    }
+
+    /// The first keys of a range, in their order; see [`Engine::page`]. As fresh as
+    /// [`Store::range`].
+    ///
+    /// # Errors
+    /// As [`Store::range`].
+    pub(crate) async fn range_page(
+        &self,
+        request: &RangeRequest,
+        max_keys: usize,
+        max_bytes: usize,
+    ) -> Result<Page, StoreError> {
+        self.check_serving()?;
+        if !request.serializable {
+            self.inner.read_index.wait().await?;
+        }
+        counter!("etcd_mvcc_range_total").increment(1);
+        self.guarded(
+            |permit| Ok(permit.read(&request.key, &request.range_end)?),
+            || self.inner.engine.page(request, max_keys, max_bytes),
+        )
     }
 
     /// # Errors
@@ -230,6 +253,31 @@ impl Store {
         Ok(self.inner.hub.watch(request))
     }
 
+    /// As [`Store::watch`], announced in its owner's mailbox.
+    ///
+    /// # Errors
+    /// As [`Store::watch`].
+    pub(crate) fn watch_for(
+        &self,
+        request: WatchCreateRequest,
+        mailbox: Arc<Mailbox>,
+        token: u64,
+    ) -> Result<Watcher, StoreError> {
+        self.check_serving()?;
+        self.may_watch(&request.key, &request.range_end)?;
+        Ok(self.inner.hub.watch_for(request, mailbox, token))
+    }
+
+    /// The largest request that is served.
+    pub(crate) fn max_request_bytes(&self) -> usize {
+        self.inner.config.max_request_bytes
+    }
+
+    /// How far watches have got that have nothing to look at; see [`Hub::progress`].
+    pub(crate) fn watch_progress<'a>(&self, watchers: impl Iterator<Item = &'a Watcher>) -> Option<i64> {
+        self.inner.hub.progress(watchers)
+    }
+
     /// A revision that this member has applied, no older than any write acknowledged
     /// before the call.
     ///
@@ -287,7 +335,7 @@ impl Store {
         let deadline = Instant::now() + self.inner.config.request_timeout;
         let mut leaders = self.inner.leaders.clone();
         loop {
-            let leader = std::sync::Arc::clone(&leaders.borrow_and_update());
+            let leader = Arc::clone(&leaders.borrow_and_update());
             let failure = if leader.local {
                 match here().await {
                     Err(StoreError::NotLeader | StoreError::Timeout) => StoreError::Timeout,

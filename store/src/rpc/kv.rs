@@ -15,8 +15,12 @@ use tonic::{Request, Response, Status};
 use super::{admit, answer, unsupported};
 use crate::node::Store;
 
-/// Keys of one message of a streamed range.
-const STREAM_KEYS: i64 = 500;
+/// Keys of the first message of a streamed range (etcd's number): it comes soon. Each
+/// message may have twice as many keys as the one before.
+const FIRST_KEYS: usize = 10;
+
+/// No message has more keys, however small they are.
+const MAX_KEYS: usize = 64 << 10;
 
 pub(super) struct Kv(pub(super) Store);
 
@@ -35,7 +39,7 @@ impl Service for Kv {
         if !in_key_order(&request) || filtered(&request) {
             return Err(unsupported("a streamed range with its own order or with revision filters"));
         }
-        let first = Page { request, sent: 0, pinned: false };
+        let first = Page { request, sent: 0, keys: FIRST_KEYS };
         let pages = stream::try_unfold(Some(first), move |page| {
             let store = store.clone();
             async move {
@@ -86,35 +90,43 @@ fn filtered(request: &RangeRequest) -> bool {
 struct Page {
     request: RangeRequest,
     sent: i64,
-    pinned: bool,
+    /// Of the next message.
+    keys: usize,
 }
 
 impl Page {
     async fn read(mut self, store: &Store) -> Result<(RangeResponse, Option<Page>), Status> {
-        let whole = self.request.count_only || self.request.range_end.is_empty();
+        if self.request.count_only || self.request.range_end.is_empty() {
+            return Ok((store.range(self.request).await?, None));
+        }
         let left = match self.request.limit {
-            0 => i64::MAX,
-            limit => limit - self.sent,
+            limit if limit > 0 => usize::try_from(limit - self.sent).unwrap_or(0),
+            _ => usize::MAX,
         };
-        let limit = if whole { self.request.limit } else { left.min(STREAM_KEYS) };
-        let mut response = store.range(RangeRequest { limit, ..self.request.clone() }).await?;
-        let count = i64::try_from(response.kvs.len()).unwrap_or(i64::MAX);
-        if whole || !response.more || count >= left {
-            response.count += self.sent;
-            return Ok((response, None));
+        let page = store.range_page(&self.request, self.keys.min(left), store.max_request_bytes()).await?;
+        // The next pages are of the same revision, which this member has.
+        self.request.revision = page.at;
+        self.request.serializable = true;
+        self.sent += i64::try_from(page.kvs.len()).unwrap_or(i64::MAX);
+        let last = page.kvs.len() == left || !page.more;
+        if !last {
+            if page.kvs.len() == self.keys {
+                self.keys = (self.keys * 2).min(MAX_KEYS);
+            } else {
+                // Cut short by its bytes.
+                self.keys = page.kvs.len().max(1);
+            }
+            self.request.key = page.kvs.last().map(|last| successor(&last.key)).unwrap_or_default();
+            return Ok((RangeResponse { kvs: page.kvs, ..RangeResponse::default() }, Some(self)));
         }
-        if !self.pinned {
-            // Later pages are of the same revision, which this member has.
-            let now = response.header.as_ref().map_or(0, |header| header.revision);
-            self.request.revision = if self.request.revision > 0 { self.request.revision } else { now };
-            self.request.serializable = true;
-            self.pinned = true;
+        let mut count = self.sent;
+        if page.more {
+            let key = page.kvs.last().map(|last| successor(&last.key)).unwrap_or_default();
+            let rest = store.range(RangeRequest { key, count_only: true, limit: 0, ..self.request }).await?;
+            count += rest.count;
         }
-        self.sent += count;
-        if let Some(last) = response.kvs.last() {
-            self.request.key = successor(&last.key);
-        }
-        Ok((RangeResponse { header: None, more: false, count: 0, kvs: response.kvs }, Some(self)))
+        let header = Some(store.header(page.revision));
+        Ok((RangeResponse { header, kvs: page.kvs, more: page.more, count }, None))
     }
 }
 

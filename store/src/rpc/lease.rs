@@ -1,8 +1,9 @@
 //! The service `Lease`.
 
+use std::future::ready;
 use std::pin::Pin;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream};
 use quorate_proto::etcd::lease_server::Lease as Service;
 use quorate_proto::etcd::{
     LeaseGrantRequest, LeaseGrantResponse, LeaseKeepAliveRequest, LeaseKeepAliveResponse, LeaseLeasesRequest,
@@ -10,7 +11,8 @@ use quorate_proto::etcd::{
 };
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{admit, answer};
+use super::{admit, answer, leaderless, wants_leader};
+use crate::error::StoreError;
 use crate::node::Store;
 
 pub(super) struct Lease(pub(super) Store);
@@ -40,7 +42,14 @@ impl Service for Lease {
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let store = admit(&self.0, &request)?;
         let closing = store.closing().cancelled_owned();
-        let answers = request.into_inner().take_until(closing).then(move |request| {
+        let leaderless = Box::pin(leaderless(store.clone(), wants_leader(request.metadata())));
+        // In place of the next request: the error that ends the stream.
+        let no_leader = stream::once(leaderless).map(|()| Err(Status::from(StoreError::NoLeader)));
+        let requests = request.into_inner().map(Some).chain(stream::once(ready(None)));
+        let requests = stream::select(requests, no_leader.map(Some));
+        // The client's end is the end, though a leader may be lost later.
+        let requests = requests.take_while(|request| ready(request.is_some())).filter_map(ready);
+        let answers = requests.take_until(closing).then(move |request| {
             let store = store.clone();
             async move { store.lease_keep_alive(request?.id).await.map_err(Status::from) }
         });

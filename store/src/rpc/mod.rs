@@ -11,6 +11,7 @@ mod health;
 mod http;
 mod kv;
 mod lease;
+mod limit;
 mod lock;
 mod maintenance;
 mod observe;
@@ -19,8 +20,10 @@ mod snapshot;
 mod space;
 mod status;
 mod watch;
+mod watch_codec;
 
 use axum::Router;
+use axum::middleware::map_response;
 use quorate_proto::etcd::auth_server::AuthServer;
 use quorate_proto::etcd::cluster_server::ClusterServer;
 use quorate_proto::etcd::kv_server::KvServer;
@@ -28,7 +31,6 @@ use quorate_proto::etcd::lease_server::LeaseServer;
 use quorate_proto::etcd::maintenance_server::MaintenanceServer;
 use quorate_proto::etcd::v3electionpb::election_server::ElectionServer;
 use quorate_proto::etcd::v3lockpb::lock_server::LockServer;
-use quorate_proto::etcd::watch_server::WatchServer;
 use quorate_proto::health::health_server::HealthServer;
 use tonic::metadata::MetadataMap;
 use tonic::{Response, Status};
@@ -52,18 +54,18 @@ pub(crate) fn router(store: &Store) -> Router {
                 .max_encoding_message_size(usize::MAX),
         )
         .add_service(
-            WatchServer::new(watch::Watch(store.clone()))
-                .max_decoding_message_size(max_receive_bytes)
-                .max_encoding_message_size(usize::MAX),
+            watch_codec::WatchService { watch: watch::Watch(store.clone()), max_receive_bytes },
         )
-        .add_service(LeaseServer::new(lease::Lease(store.clone())).max_encoding_message_size(usize::MAX))
+        .add_service(LeaseServer::new(lease::Lease(store.clone()))
+                .max_decoding_message_size(max_receive_bytes)
+                .max_encoding_message_size(usize::MAX))
         .add_service(ClusterServer::new(cluster::Cluster(store.clone())))
         .add_service(MaintenanceServer::new(maintenance::Maintenance(store.clone())))
         .add_service(AuthServer::new(auth::Auth(store.clone())).max_decoding_message_size(max_receive_bytes))
         .add_service(LockServer::new(lock::Lock::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(ElectionServer::new(election::Election::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(HealthServer::new(health::Health(store.clone())));
-    let services = routes.routes().into_axum_router().layer(observe::Observe::new());
+    let services = routes.routes().into_axum_router().layer(map_response(limit::in_etcds_words)).layer(observe::Observe::new());
     http::router(store)
         .merge(gateway::router(services.clone(), max_receive_bytes))
         .merge(services)
@@ -78,6 +80,27 @@ pub(crate) fn monitoring(store: &Store) -> Router {
 /// `hasleader: true` asks to be refused rather than served by a member that knows no leader.
 fn wants_leader(metadata: &MetadataMap) -> bool {
     metadata.get("hasleader").is_some_and(|value| value == "true")
+}
+
+/// Election timeouts without a leader after which a stream that wants one ends.
+const LEADERLESS_TIMEOUTS: u32 = 3;
+
+/// Returns once there has been no leader for too long; never if nobody minds.
+async fn leaderless(store: Store, minded: bool) {
+    if !minded {
+        return std::future::pending().await;
+    }
+    let patience = store.election_timeout() * LEADERLESS_TIMEOUTS;
+    let mut leaders = store.leaders();
+    loop {
+        if leaders.wait_for(|leader| leader.member.is_none()).await.is_err() {
+            return;
+        }
+        let found = leaders.wait_for(|leader| leader.member.is_some());
+        if !matches!(tokio::time::timeout(patience, found).await, Ok(Ok(_))) {
+            return;
+        }
+    }
 }
 
 fn answer<T>(result: Result<T, StoreError>) -> Result<Response<T>, Status> {

@@ -1,25 +1,44 @@
-//! The ring of recent events.
+//! The ring of recent events, and who has to be woken for them.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
+use metrics::gauge;
 use quorate_proto::etcd::WatchCreateRequest;
-use quorate_proto::mvccpb::event::EventType;
-use quorate_proto::mvccpb::{Event, KeyValue};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
-use super::Watcher;
+use super::event::EncodedEvent;
+use super::index::Index;
+use super::{Mailbox, Watcher};
 use crate::mvcc::{Change, Engine};
+
+/// Watchers that read from the change log at the same time; the others wait their turn,
+/// so that a thousand of them leave the disk and the threads to everybody else.
+const MAX_READERS: usize = 4;
+
+/// So many batches are handed to a watcher at once.
+const MAX_BATCHES: usize = 64;
 
 /// The events of one applied batch, shared by all watchers.
 pub(super) struct Batch {
     pub(super) last_revision: i64,
-    /// In order; with the version before, which watchers that did not ask leave out.
-    pub(super) events: Vec<Event>,
+    /// In order.
+    pub(super) events: Vec<EncodedEvent>,
     bytes: usize,
 }
 
-struct Ring {
+/// Fans events out.
+pub struct Hub {
+    engine: Arc<Engine>,
+    state: Mutex<State>,
+    /// The revision published last: "look again". For the few who wait for a revision
+    /// rather than for an event.
+    published: watch::Sender<i64>,
+    readers: Arc<Semaphore>,
+}
+
+struct State {
     batches: VecDeque<Arc<Batch>>,
     bytes: usize,
     size_bytes: usize,
@@ -27,120 +46,278 @@ struct Ring {
     from: i64,
     /// Every event up to here was published.
     published: i64,
+    /// Which group wants a key.
+    index: Index<usize>,
+    groups: Vec<Group>,
+    /// Places in `groups` that nobody uses.
+    free: Vec<usize>,
+    next_member: u64,
 }
 
-/// Fans events out.
-pub struct Hub {
-    engine: Arc<Engine>,
-    ring: Mutex<Ring>,
-    /// The revision published last: "look again".
-    published: watch::Sender<i64>,
+/// Watchers of the same keys.
+#[derive(Default)]
+struct Group {
+    members: HashMap<u64, Member>,
+    /// While a batch is published: what it has for them.
+    news: Option<News>,
 }
 
-/// What an event costs beside its keys and values.
-const EVENT_BYTES: usize = size_of::<Event>();
+struct Member {
+    mailbox: Arc<Mailbox>,
+    token: u64,
+    /// What was published for it since it looked last.
+    news: Option<News>,
+}
 
-pub(super) fn event(change: Change) -> Event {
-    let Change { key, row, previous } = change;
-    let prev_kv = previous.map(|row| row.to_key_value(key.clone()));
-    if row.tombstone {
-        let kv = KeyValue { key, mod_revision: row.revision.main, ..Default::default() };
-        return Event { r#type: EventType::Delete.into(), kv: Some(kv), prev_kv };
+/// The first and the last revision of events that match.
+#[derive(Clone, Copy)]
+struct News {
+    first: i64,
+    last: i64,
+}
+
+impl News {
+    fn add(news: &mut Option<News>, first: i64, last: i64) {
+        let first = news.map_or(first, |news| news.first);
+        *news = Some(News { first, last });
     }
-    Event { r#type: EventType::Put.into(), kv: Some(row.to_key_value(key)), prev_kv }
 }
 
-/// What an event adds to a response.
-pub(super) fn size_of_event(event: &Event) -> usize {
-    let payload = |kv: Option<&KeyValue>| kv.map_or(0, |kv| kv.key.len() + kv.value.len());
-    EVENT_BYTES + payload(event.kv.as_ref()) + payload(event.prev_kv.as_ref())
+/// A watcher's place among those that are woken.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    group: usize,
+    member: u64,
 }
 
-pub(super) fn revision_of(event: &Event) -> i64 {
-    event.kv.as_ref().map_or(0, |kv| kv.mod_revision)
+/// What there is for a watcher.
+pub(super) enum Look {
+    /// Nothing up to this revision.
+    Synced(i64),
+    /// Everything from `from` up to `upto` is in the batches. If `complete`, nothing else
+    /// was for it up to `published`.
+    Batches { batches: Vec<Arc<Batch>>, from: i64, upto: i64, complete: bool, published: i64 },
+    /// From this revision on it has to be read from the change log.
+    Missed(i64),
 }
 
-/// What the ring has for a cursor.
-pub(super) enum Recent {
-    /// These batches hold everything from the cursor up to the revision.
-    Batches(Vec<Arc<Batch>>, i64),
-    /// Nothing is newer than the cursor.
-    Synced,
-    /// The cursor is older than the ring.
-    Missed,
+impl State {
+    fn trim(&mut self) {
+        while self.bytes > self.size_bytes {
+            let Some(oldest) = self.batches.pop_front() else { break };
+            self.bytes -= oldest.bytes;
+            self.from = oldest.last_revision + 1;
+        }
+    }
+
+    /// Hands the news of a group on; returns whom to wake.
+    fn announce(&mut self, touched: Vec<usize>) -> Vec<(Arc<Mailbox>, u64)> {
+        let mut woken = Vec::new();
+        for group in touched {
+            let Some(group) = self.groups.get_mut(group) else { continue };
+            let Some(News { first, last }) = group.news.take() else { continue };
+            for member in group.members.values_mut() {
+                if member.news.is_none() {
+                    woken.push((Arc::clone(&member.mailbox), member.token));
+                }
+                News::add(&mut member.news, first, last);
+            }
+        }
+        woken
+    }
 }
 
-/// So many batches are handed to a watcher at once.
-const MAX_BATCHES: usize = 64;
+fn wake(woken: Vec<(Arc<Mailbox>, u64)>) {
+    for (mailbox, token) in woken {
+        mailbox.put(token);
+    }
+}
 
 impl Hub {
     pub(crate) fn new(engine: Arc<Engine>, size_bytes: usize) -> Hub {
         let revision = engine.revision();
-        let ring = Ring { batches: VecDeque::new(), bytes: 0, size_bytes, from: revision + 1, published: revision };
-        Hub { engine, ring: Mutex::new(ring), published: watch::Sender::new(revision) }
+        let state = State {
+            batches: VecDeque::new(),
+            bytes: 0,
+            size_bytes,
+            from: revision + 1,
+            published: revision,
+            index: Index::new(),
+            groups: Vec::new(),
+            free: Vec::new(),
+            next_member: 0,
+        };
+        let readers = Arc::new(Semaphore::new(MAX_READERS));
+        Hub { engine, state: Mutex::new(state), published: watch::Sender::new(revision), readers }
     }
 
-    fn ring(&self) -> MutexGuard<'_, Ring> {
-        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Begins a watch. A start revision that is compacted shows in the first response.
     pub fn watch(self: &Arc<Self>, request: WatchCreateRequest) -> Watcher {
-        let receiver = self.published.subscribe();
-        let start = match request.start_revision {
-            start if start > 0 => start,
-            // What a read may have shown already, published or not.
-            _ => self.engine.revision().max(*receiver.borrow()) + 1,
+        self.watch_for(request, Arc::default(), 0)
+    }
+
+    /// Begins a watch that is announced in its owner's mailbox.
+    pub(crate) fn watch_for(
+        self: &Arc<Self>,
+        mut request: WatchCreateRequest,
+        mailbox: Arc<Mailbox>,
+        token: u64,
+    ) -> Watcher {
+        if request.key.is_empty() {
+            // As etcd: an empty key is the smallest one.
+            request.key = Bytes::from_static(&[0]);
+        }
+        // What a read may have shown already, published or not.
+        let seen = self.engine.revision();
+        let mut state = self.lock();
+        let next = seen.max(state.published) + 1;
+        let group = match state.index.get(&request.key, &request.range_end) {
+            Some(group) => *group,
+            None => {
+                let group = state.free.pop().unwrap_or(state.groups.len());
+                if group == state.groups.len() {
+                    state.groups.push(Group::default());
+                }
+                state.index.insert(&request.key, &request.range_end, group);
+                group
+            }
         };
-        Watcher::new(self.clone(), receiver, request, start)
+        let member = state.next_member;
+        state.next_member += 1;
+        state.groups[group].members.insert(member, Member { mailbox: Arc::clone(&mailbox), token, news: None });
+        let published = state.published;
+        drop(state);
+        gauge!("etcd_debugging_mvcc_watcher_total").increment(1.0);
+        Watcher::new(Arc::clone(self), Place { group, member }, mailbox, request, next, published)
+    }
+
+    /// Ends a watch.
+    pub(super) fn leave(&self, place: Place, key: &Bytes, range_end: &Bytes) {
+        let mut state = self.lock();
+        let Some(group) = state.groups.get_mut(place.group) else { return };
+        group.members.remove(&place.member);
+        if group.members.is_empty() {
+            *group = Group::default();
+            state.index.remove(key, range_end);
+            state.free.push(place.group);
+        }
+        drop(state);
+        gauge!("etcd_debugging_mvcc_watcher_total").decrement(1.0);
     }
 
     /// Publishes the changes of an applied batch; `revision` is the one that readers see now.
     pub(crate) fn publish(&self, changes: Vec<Change>, revision: i64) {
-        let mut ring = self.ring();
-        if revision == ring.published {
+        let events: Vec<EncodedEvent> = changes.into_iter().map(EncodedEvent::new).collect();
+        let bytes = events.iter().map(EncodedEvent::size).sum();
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        if revision == state.published {
             return;
         }
-        let events: Vec<Event> = changes.into_iter().map(event).collect();
-        let bytes = events.iter().map(size_of_event).sum();
-        ring.published = revision;
-        ring.bytes += bytes;
-        ring.batches.push_back(Arc::new(Batch { last_revision: revision, events, bytes }));
-        while ring.bytes > ring.size_bytes {
-            let Some(oldest) = ring.batches.pop_front() else { break };
-            ring.bytes -= oldest.bytes;
-            ring.from = oldest.last_revision + 1;
+        let mut touched = Vec::new();
+        for event in &events {
+            state.index.matches(event.key(), |group| {
+                if let Some(found) = state.groups.get_mut(*group) {
+                    if found.news.is_none() {
+                        touched.push(*group);
+                    }
+                    News::add(&mut found.news, event.revision, event.revision);
+                }
+            });
         }
-        drop(ring);
+        let woken = state.announce(touched);
+        state.published = revision;
+        state.bytes += bytes;
+        state.batches.push_back(Arc::new(Batch { last_revision: revision, events, bytes }));
+        state.trim();
+        drop(guard);
+        wake(woken);
         self.published.send_replace(revision);
     }
 
     /// Forgets everything: the state machine was replaced and is at `revision`.
     pub(crate) fn restart(&self, revision: i64) {
-        let mut ring = self.ring();
-        ring.batches.clear();
-        ring.bytes = 0;
-        ring.from = revision + 1;
-        ring.published = revision;
-        drop(ring);
+        let mut state = self.lock();
+        let unseen = state.published + 1;
+        state.batches.clear();
+        state.bytes = 0;
+        state.from = revision + 1;
+        state.published = revision;
+        let mut woken = Vec::new();
+        if unseen <= revision {
+            // What came in between is in the change log, for whoever wants it.
+            for group in &mut state.groups {
+                group.news = Some(News { first: unseen, last: revision });
+            }
+            let all = (0..state.groups.len()).collect();
+            woken = state.announce(all);
+        }
+        drop(state);
+        wake(woken);
         self.published.send_replace(revision);
     }
 
-    pub(super) fn recent(&self, cursor: i64) -> Recent {
-        let ring = self.ring();
-        if cursor > ring.published {
-            return Recent::Synced;
+    /// What there is for a watcher that has seen everything before `cursor`; if it was
+    /// `synced`, also everything published before it was woken.
+    pub(super) fn look(&self, place: Place, cursor: i64, synced: bool) -> Look {
+        let mut state = self.lock();
+        let member = state.groups.get_mut(place.group).and_then(|group| group.members.get_mut(&place.member));
+        let news = member.and_then(|member| member.news.take());
+        let published = state.published;
+        let (from, upto) = match (synced, news) {
+            (true, None) => return Look::Synced(published),
+            (true, Some(News { first, last })) => (cursor.max(first), last),
+            (false, _) => (cursor, published),
+        };
+        if from > published {
+            return Look::Synced(published);
         }
-        if cursor < ring.from {
-            return Recent::Missed;
+        if from < state.from {
+            return Look::Missed(from);
         }
-        let first = ring.batches.partition_point(|batch| batch.last_revision < cursor);
-        let batches: Vec<_> = ring.batches.iter().skip(first).take(MAX_BATCHES).cloned().collect();
-        let upto = batches.last().map_or(ring.published, |batch| batch.last_revision);
-        Recent::Batches(batches, upto)
+        let first = state.batches.partition_point(|batch| batch.last_revision < from);
+        let rest = || state.batches.iter().skip(first);
+        let wanted = rest().position(|batch| batch.last_revision >= upto).map_or(usize::MAX, |last| last + 1);
+        let batches: Vec<_> = rest().take(wanted.min(MAX_BATCHES)).cloned().collect();
+        let complete = wanted <= MAX_BATCHES || batches.len() < MAX_BATCHES;
+        let upto = match batches.last() {
+            Some(last) if !complete => last.last_revision,
+            _ => upto,
+        };
+        Look::Batches { batches, from, upto, complete, published }
+    }
+
+    /// The revision up to which every event was handed out, if all the watchers have
+    /// nothing to look at and none of them begins later.
+    pub(crate) fn progress<'a>(&self, watchers: impl Iterator<Item = &'a Watcher>) -> Option<i64> {
+        let state = self.lock();
+        for watcher in watchers {
+            let place = watcher.place();
+            let member = state.groups.get(place.group).and_then(|group| group.members.get(&place.member));
+            let quiet = member.is_some_and(|member| member.news.is_none());
+            if !quiet || !watcher.is_synced(state.published) {
+                return None;
+            }
+        }
+        Some(state.published)
+    }
+
+    /// Returns once a revision at or after this one was published.
+    pub(super) async fn reached(&self, revision: i64) {
+        let mut published = self.published.subscribe();
+        // The sender lives as long as this.
+        let _ = published.wait_for(|published| *published >= revision).await;
     }
 
     pub(super) fn engine(&self) -> &Arc<Engine> {
         &self.engine
+    }
+
+    pub(super) fn readers(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.readers)
     }
 }

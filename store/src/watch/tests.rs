@@ -157,11 +157,71 @@ async fn progress_is_what_was_handed_out() {
     let mut fixture = Fixture::new(1 << 20);
     let mut watcher = fixture.watch(WatchCreateRequest { key: "quiet".into(), ..Default::default() });
     fixture.put("loud", "x");
-    assert_eq!(watcher.progress(), None, "it has not looked at revision 2");
+    assert_eq!(watcher.progress(), None, "it has not looked at anything yet");
     watcher.request_progress();
     let response = next(&mut watcher).await;
     assert_eq!((response.events.len(), response.header.map(|header| header.revision)), (0, Some(2)));
     assert_eq!(watcher.progress(), Some(2));
+    fixture.put("loud", "y");
+    assert_eq!(watcher.progress(), Some(3), "nothing was for it");
+    fixture.put("quiet", "z");
+    assert_eq!(watcher.progress(), None, "an event waits for it");
+    assert_eq!(revisions_upto(&mut watcher, 4).await, [4]);
+    assert_eq!(watcher.progress(), Some(4));
+}
+
+#[tokio::test]
+async fn a_publish_announces_only_watchers_whose_keys_match() {
+    let mut fixture = Fixture::new(1 << 20);
+    let mailbox = std::sync::Arc::new(Mailbox::default());
+    let spans: [(&str, &str); 5] = [("a", ""), ("b", ""), ("a", "c"), ("b", "\0"), ("x", "z")];
+    let mut watchers: Vec<Watcher> = Vec::new();
+    for (token, (key, end)) in (0..).zip(spans) {
+        let request = WatchCreateRequest { key: key.into(), range_end: end.into(), ..Default::default() };
+        watchers.push(fixture.machine.hub().watch_for(request, mailbox.clone(), token));
+    }
+    let mut announced = |fixture: &mut Fixture, key| {
+        fixture.put(key, "v");
+        let mut tokens = mailbox.take();
+        tokens.sort_unstable();
+        for token in &tokens {
+            let step = watchers[*token as usize].step();
+            assert!(matches!(step, Step::Ready(response) if response.events.len() == 1));
+        }
+        tokens
+    };
+    assert_eq!(announced(&mut fixture, "a"), [0, 2]);
+    assert_eq!(announced(&mut fixture, "b"), [1, 2, 3]);
+    assert_eq!(announced(&mut fixture, "y"), [3, 4]);
+    assert_eq!(announced(&mut fixture, "A"), [0u64; 0]);
+    // Until it looks, a watcher is announced once.
+    fixture.put("y", "v");
+    fixture.put("y", "v");
+    assert_eq!(mailbox.take().len(), 2);
+    watchers.remove(4);
+    fixture.put("y", "v");
+    assert_eq!(mailbox.take(), [0u64; 0]);
+}
+
+#[tokio::test]
+async fn a_quiet_watch_of_a_busy_store_reads_only_its_own_history() {
+    let mut fixture = Fixture::new(1);
+    fixture.put("quiet", "1");
+    for number in 0..500 {
+        fixture.put("loud", &number.to_string());
+    }
+    fixture.put("quiet", "2");
+    let one = WatchCreateRequest { key: "quiet".into(), start_revision: 2, prev_kv: true, ..Default::default() };
+    let span = WatchCreateRequest { range_end: "quiet0".into(), ..one.clone() };
+    for request in [one, span] {
+        let mut watcher = fixture.watch(request);
+        let response = next(&mut watcher).await;
+        let revisions: Vec<_> =
+            response.events.iter().filter_map(|event| Some(event.kv.as_ref()?.mod_revision)).collect();
+        assert_eq!(revisions, [2, 503]);
+        let previous = response.events[1].prev_kv.as_ref();
+        assert_eq!(previous.map(|kv| (kv.mod_revision, &kv.value[..])), Some((2, &b"1"[..])));
+    }
 }
 
 #[tokio::test]

@@ -5,14 +5,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use quorate_proto::etcd::watch_create_request::FilterType;
 use quorate_proto::etcd::{ResponseHeader, WatchCreateRequest, WatchResponse};
-use quorate_proto::mvccpb::Event;
-use quorate_proto::mvccpb::event::EventType;
-use tokio::sync::watch;
 
-use super::Hub;
-use super::hub::{self, Batch, Recent};
+use super::hub::{Batch, Look, Place};
+use super::{EncodedEvent, Hub, Mailbox};
 use crate::command::ApplyError;
-use crate::mvcc::{History, KeyRange, ReadError};
+use crate::mvcc::{Engine, History, KeyRange, ReadError};
 
 /// So many revisions are read from the change log at once (etcd's number).
 const MAX_REVISIONS_PER_READ: usize = 1000;
@@ -24,7 +21,8 @@ const MAX_RESPONSE_BYTES: usize = 1 << 20;
 /// Receives the events of one watch. Dropping it ends the watch.
 pub struct Watcher {
     hub: Arc<Hub>,
-    published: watch::Receiver<i64>,
+    place: Place,
+    mailbox: Arc<Mailbox>,
     watch_id: i64,
     key: Bytes,
     range_end: Bytes,
@@ -33,38 +31,118 @@ pub struct Watcher {
     prev_kv: bool,
     /// The revision that was asked for; 0 is whatever comes next.
     start: i64,
+    /// The revision at which it began.
+    created: i64,
     /// Whether the start was found to be in the history.
     begun: bool,
     /// Every event before this revision was handed out.
     cursor: i64,
+    /// Everything published was handed out, but for what it is woken for.
+    synced: bool,
     progress_wanted: bool,
     ended: bool,
 }
 
+/// A response that is not encoded yet, but for its events.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Response {
+    /// 0 when etcd says none.
+    pub(crate) revision: i64,
+    pub(crate) events: Vec<EncodedEvent>,
+    /// The watch has ended.
+    pub(crate) canceled: bool,
+    pub(crate) compact_revision: i64,
+    pub(crate) cancel_reason: String,
+}
+
+/// What a watcher has to do next.
+pub(crate) enum Step {
+    /// Here is something; there may be more.
+    Ready(Response),
+    /// A piece of the change log has to be read, and given to [`Watcher::accept`].
+    Behind(Read),
+    /// Nothing until its mailbox says so.
+    Idle,
+    /// The watch has ended.
+    Ended,
+}
+
+/// A piece of the change log to read.
+pub(crate) struct Read {
+    hub: Arc<Hub>,
+    key: Bytes,
+    range_end: Bytes,
+    from: i64,
+}
+
+/// What was read, and the store's revision then.
+pub(crate) type ReadResult = Option<Result<(History, i64), ReadError>>;
+
+impl Read {
+    /// Reads; `None` when the runtime ends.
+    pub(crate) async fn run(self) -> ReadResult {
+        let _turn = self.hub.readers().acquire_owned().await.ok()?;
+        let read = move || {
+            let engine: &Engine = self.hub.engine();
+            let range = KeyRange::new(&self.key, &self.range_end);
+            let history = engine.changes(self.from, range, MAX_REVISIONS_PER_READ, MAX_RESPONSE_BYTES)?;
+            Ok((history, engine.revision()))
+        };
+        tokio::task::spawn_blocking(read).await.ok()
+    }
+}
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.hub.leave(self.place, &self.key, &self.range_end);
+    }
+}
+
 impl Watcher {
+    /// `next` is the first revision that nobody can have seen; up to `published`,
+    /// nothing will be announced.
     pub(super) fn new(
         hub: Arc<Hub>,
-        published: watch::Receiver<i64>,
+        place: Place,
+        mailbox: Arc<Mailbox>,
         request: WatchCreateRequest,
-        start: i64,
+        next: i64,
+        published: i64,
     ) -> Watcher {
         let has = |filter: FilterType| request.filters.contains(&filter.into());
+        let cursor = if request.start_revision > 0 { request.start_revision } else { next };
         Watcher {
             hub,
-            published,
+            place,
+            mailbox,
             watch_id: request.watch_id,
             without_puts: has(FilterType::Noput),
             without_deletes: has(FilterType::Nodelete),
-            // As etcd: an empty key is the smallest one.
-            key: if request.key.is_empty() { Bytes::from_static(&[0]) } else { request.key },
+            key: request.key,
             range_end: request.range_end,
             prev_kv: request.prev_kv,
             start: request.start_revision.max(0),
+            created: next - 1,
             begun: false,
-            cursor: start,
+            cursor,
+            synced: cursor > published,
             progress_wanted: false,
             ended: false,
         }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Whether everything up to `published` was handed out, and its start has come.
+    pub(super) fn is_synced(&self, published: i64) -> bool {
+        self.begun && self.synced && published >= self.start
+    }
+
+    /// The store's revision when the watch began.
+    pub(crate) fn created(&self) -> i64 {
+        self.created
     }
 
     /// The next response: events, progress that was asked for, or the end of the watch
@@ -73,51 +151,86 @@ impl Watcher {
     /// Events of one revision come in one response. Cancel-safe: what is not handed out
     /// comes with the next call.
     pub async fn next(&mut self) -> Option<WatchResponse> {
+        loop {
+            match self.step() {
+                Step::Ready(response) => return Some(self.decoded(response)),
+                Step::Behind(read) => {
+                    let result = read.run().await;
+                    if let Some(response) = self.accept(result) {
+                        return Some(self.decoded(response));
+                    }
+                }
+                Step::Ended => return None,
+                Step::Idle if self.progress_wanted => {
+                    if let Some(revision) = self.progress() {
+                        self.progress_wanted = false;
+                        let header = Some(ResponseHeader { revision, ..Default::default() });
+                        return Some(WatchResponse { header, watch_id: self.watch_id, ..Default::default() });
+                    }
+                    tokio::select! {
+                        () = self.mailbox.wait() => {}
+                        () = self.hub.reached(self.start) => {}
+                    }
+                    self.mailbox.take();
+                }
+                Step::Idle => {
+                    self.mailbox.wait().await;
+                    self.mailbox.take();
+                }
+            }
+        }
+    }
+
+    fn decoded(&self, response: Response) -> WatchResponse {
+        WatchResponse {
+            header: Some(ResponseHeader { revision: response.revision, ..Default::default() }),
+            watch_id: self.watch_id,
+            canceled: response.canceled,
+            compact_revision: response.compact_revision,
+            cancel_reason: response.cancel_reason,
+            events: response.events.iter().map(EncodedEvent::decode).collect(),
+            ..Default::default()
+        }
+    }
+
+    /// What comes next, without waiting.
+    pub(crate) fn step(&mut self) -> Step {
         if !self.begun {
             self.begun = true;
             // Said of a compacted start even while memory still holds its events.
             if self.start > 0 && self.start < self.hub.engine().compact_revision() {
-                return Some(self.compacted());
+                return Step::Ready(self.compacted());
             }
         }
         while !self.ended {
-            // Marked as seen before looking, so that nothing published later is overlooked.
-            self.published.borrow_and_update();
-            let response = match self.hub.recent(self.cursor) {
-                Recent::Synced if self.progress_wanted => match self.progress() {
-                    Some(revision) => {
-                        self.progress_wanted = false;
-                        Some(self.response(revision, Vec::new()))
-                    }
-                    None => None,
-                },
-                Recent::Synced => None,
-                Recent::Batches(batches, upto) => {
-                    let (events, upto) = self.select_all(&batches, upto);
-                    self.cursor = upto + 1;
-                    let Some(last) = events.last() else { continue };
-                    Some(self.response(hub::revision_of(last), events))
+            match self.hub.look(self.place, self.cursor, self.synced) {
+                Look::Synced(published) => {
+                    self.cursor = self.cursor.max(published + 1);
+                    self.synced = true;
+                    return Step::Idle;
                 }
-                Recent::Missed => match self.read_behind().await {
-                    Some(response) => Some(response),
-                    None => continue,
-                },
-            };
-            if response.is_some() {
-                return response;
-            }
-            if self.published.changed().await.is_err() {
-                self.ended = true;
+                Look::Missed(from) => {
+                    (self.cursor, self.synced) = (from, false);
+                    let (key, range_end) = (self.key.clone(), self.range_end.clone());
+                    return Step::Behind(Read { hub: Arc::clone(&self.hub), key, range_end, from });
+                }
+                Look::Batches { batches, from, upto, complete, published } => {
+                    let (events, reached) = self.select_all(&batches, from, upto);
+                    self.synced = complete && reached == upto;
+                    self.cursor = self.cursor.max(if self.synced { published } else { reached } + 1);
+                    if let Some(last) = events.last() {
+                        return Step::Ready(Response { revision: last.revision, events, ..Response::default() });
+                    }
+                }
             }
         }
-        None
+        Step::Ended
     }
 
     /// The revision up to which every event was handed out, when that is all there is;
     /// never below a start that is still to come.
     pub fn progress(&self) -> Option<i64> {
-        let published = *self.published.borrow();
-        (self.cursor > published && published >= self.start).then_some(published)
+        self.hub.progress(std::iter::once(self))
     }
 
     /// Makes `next` answer with an empty response once everything was handed out.
@@ -126,83 +239,65 @@ impl Watcher {
         // Wakes nobody: who calls this holds the watcher, so `next` is not waiting.
     }
 
-    /// Reads a piece of the change log; `None` when nothing in it matches.
-    async fn read_behind(&mut self) -> Option<WatchResponse> {
-        let engine = self.hub.engine().clone();
-        let from = self.cursor;
-        let read = tokio::task::spawn_blocking(move || {
-            engine.changes(from, MAX_REVISIONS_PER_READ, MAX_RESPONSE_BYTES).map(|history| (history, engine.revision()))
-        });
-        match read.await {
-            Ok(Ok((History { changes, upto }, current))) => {
-                let events: Vec<Event> =
-                    changes.into_iter().map(hub::event).filter_map(|event| self.select(&event)).collect();
+    /// Takes what was read for the last step; `None` when nothing in it matches.
+    pub(crate) fn accept(&mut self, result: ReadResult) -> Option<Response> {
+        match result {
+            Some(Ok((History { changes, upto }, current))) => {
+                let events: Vec<EncodedEvent> =
+                    changes.into_iter().map(EncodedEvent::new).filter_map(|event| self.select(&event)).collect();
                 self.cursor = self.cursor.max(upto + 1);
-                (!events.is_empty()).then(|| self.response(current, events))
+                (!events.is_empty()).then(|| Response { revision: current, events, ..Response::default() })
             }
-            Ok(Err(ReadError::Apply(ApplyError::Compacted))) => Some(self.compacted()),
-            Ok(Err(error)) => {
+            Some(Err(ReadError::Apply(ApplyError::Compacted))) => Some(self.compacted()),
+            Some(Err(error)) => {
                 tracing::error!(error = &error as &dyn std::error::Error, "a watch cannot read history");
-                self.cancel("the change log cannot be read")
+                Some(self.cancel("the change log cannot be read"))
             }
-            Err(_) => self.cancel("etcdserver: server stopped"),
+            None => Some(self.cancel("etcdserver: server stopped")),
         }
     }
 
-    fn compacted(&mut self) -> WatchResponse {
+    fn compacted(&mut self) -> Response {
         self.ended = true;
-        let mut response = self.response(self.hub.engine().revision(), Vec::new());
-        response.canceled = true;
-        response.compact_revision = self.hub.engine().compact_revision();
-        response
+        // As etcd: its header tells no revision.
+        let compact_revision = self.hub.engine().compact_revision();
+        Response { canceled: true, compact_revision, ..Response::default() }
     }
 
-    fn cancel(&mut self, reason: &str) -> Option<WatchResponse> {
+    fn cancel(&mut self, reason: &str) -> Response {
         self.ended = true;
-        let mut response = self.response(self.hub.engine().revision(), Vec::new());
-        response.canceled = true;
-        response.cancel_reason = reason.to_owned();
-        Some(response)
+        let revision = self.hub.engine().revision();
+        Response { revision, canceled: true, cancel_reason: reason.to_owned(), ..Response::default() }
     }
 
-    /// The events from the cursor on that this watch wants, and the revision up to which
-    /// they are all of them.
-    fn select_all(&self, batches: &[Arc<Batch>], upto: i64) -> (Vec<Event>, i64) {
-        let mut events: Vec<Event> = Vec::new();
+    /// The events from `from` up to `upto` that this watch wants, and the revision up to
+    /// which they are all of them.
+    fn select_all(&self, batches: &[Arc<Batch>], from: i64, upto: i64) -> (Vec<EncodedEvent>, i64) {
+        let mut events: Vec<EncodedEvent> = Vec::new();
         let (mut bytes, mut last) = (0, 0);
-        for event in batches.iter().flat_map(|batch| &batch.events) {
-            let revision = hub::revision_of(event);
-            if revision < self.cursor {
-                continue;
-            }
-            if bytes > MAX_RESPONSE_BYTES && revision > last {
-                return (events, revision - 1);
-            }
-            if let Some(event) = self.select(event) {
-                bytes += hub::size_of_event(&event);
-                last = revision;
-                events.push(event);
+        for batch in batches {
+            let first = batch.events.partition_point(|event| event.revision < from);
+            for event in batch.events.iter().skip(first) {
+                if event.revision > upto {
+                    return (events, upto);
+                }
+                if bytes > MAX_RESPONSE_BYTES && event.revision > last {
+                    return (events, event.revision - 1);
+                }
+                if let Some(event) = self.select(event) {
+                    bytes += event.size();
+                    last = event.revision;
+                    events.push(event);
+                }
             }
         }
         (events, upto)
     }
 
     /// The event as this watch wants it.
-    fn select(&self, event: &Event) -> Option<Event> {
-        let unwanted = match event.r#type() {
-            EventType::Put => self.without_puts,
-            EventType::Delete => self.without_deletes,
-        };
-        let key = &event.kv.as_ref()?.key;
-        if unwanted || !KeyRange::new(&self.key, &self.range_end).contains(key) {
-            return None;
-        }
-        let prev_kv = if self.prev_kv { event.prev_kv.clone() } else { None };
-        Some(Event { r#type: event.r#type, kv: event.kv.clone(), prev_kv })
-    }
-
-    fn response(&self, revision: i64, events: Vec<Event>) -> WatchResponse {
-        let header = Some(ResponseHeader { revision, ..Default::default() });
-        WatchResponse { header, watch_id: self.watch_id, events, ..Default::default() }
+    fn select(&self, event: &EncodedEvent) -> Option<EncodedEvent> {
+        let unwanted = if event.deletes { self.without_deletes } else { self.without_puts };
+        let wanted = !unwanted && KeyRange::new(&self.key, &self.range_end).contains(event.key());
+        wanted.then(|| event.with_previous(self.prev_kv))
     }
 }
