@@ -16,6 +16,9 @@ use crate::memory;
 /// A request has to fit into one message between members, with others of its batch.
 const MAX_MAX_REQUEST_BYTES: usize = 32 << 20;
 
+/// etcd's bound: a shorter one costs more than it tells.
+const MIN_WATCH_PROGRESS_INTERVAL: Duration = Duration::from_millis(100);
+
 /// Everything a member is told from outside. Make one with [`Config::new`] and set
 /// what differs.
 #[derive(Clone, Debug)]
@@ -63,6 +66,8 @@ pub struct Config {
     pub max_request_bytes: usize,
     /// The most operations in one branch of a transaction, and compares before it.
     pub max_txn_ops: usize,
+    /// How often a watch that asked for it hears how far it is, when nothing happens.
+    pub watch_progress_interval: Duration,
     /// The size of one file of the log.
     pub log_segment_bytes: u64,
     /// A restart replays about this many entries at most; the log goes beyond that only
@@ -161,6 +166,7 @@ impl Config {
             quota_bytes: 0,
             max_request_bytes: (1 << 20) + (512 << 10),
             max_txn_ops: 128,
+            watch_progress_interval: Duration::from_secs(600),
             log_segment_bytes: 64 << 20,
             replay_entries: 50_000,
             auto_compaction: None,
@@ -205,6 +211,9 @@ impl Config {
         }
         if !(password::MIN_COST..=password::MAX_COST).contains(&self.bcrypt_cost) {
             return bad("bcrypt_cost", "it must be from 4 to 31");
+        }
+        if self.watch_progress_interval < MIN_WATCH_PROGRESS_INTERVAL {
+            return bad("watch_progress_interval", "it is shorter than 100 milliseconds");
         }
         if self.initial_cluster.is_empty() {
             return Ok(());
@@ -301,6 +310,7 @@ mod tests {
         check(|config| config.max_request_bytes = 1 << 30, "max_request_bytes");
         check(|config| config.max_txn_ops = 0, "max_txn_ops");
         check(|config| config.auto_compaction = Some(AutoCompaction::Revisions(0)), "auto_compaction");
+        check(|config| config.watch_progress_interval = Duration::ZERO, "watch_progress_interval");
         check(|config| config.initial_cluster = vec![("b".into(), "127.0.0.1:1".into())], "\"a\"");
         let twice =
             |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];

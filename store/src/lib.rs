@@ -10,6 +10,8 @@ pub mod command;
 mod config;
 mod error;
 pub mod fs;
+#[cfg(test)]
+mod fuzz;
 pub mod lease;
 mod memory;
 pub mod mvcc;

@@ -5,7 +5,8 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,8 +30,14 @@ const MAX_REQUEST_BYTES: usize = 1536 << 10;
 /// Nothing waits longer.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// So that a notice of progress can be waited for.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(300);
+
 fn one_member() -> Cluster {
-    let cluster = Cluster::start_with(1, |config| config.listen_client = Some(([127, 0, 0, 1], 0).into()));
+    let cluster = Cluster::start_with(1, |config| {
+        config.listen_client = Some(([127, 0, 0, 1], 0).into());
+        config.watch_progress_interval = PROGRESS_INTERVAL;
+    });
     cluster.wait_for_leader();
     cluster
 }
@@ -168,6 +175,54 @@ fn a_client_that_stops_sending_still_reads() {
     });
 }
 
+/// A frame of HTTP/2.
+fn http2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = u32::try_from(payload.len()).unwrap().to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+#[test]
+fn a_client_that_is_gone_without_a_word_is_let_go() {
+    const END_HEADERS: u8 = 4;
+    let cluster = one_member();
+    let mut socket = TcpStream::connect(cluster.client_address(0)).unwrap();
+    socket.set_read_timeout(Some(3 * PATIENCE)).unwrap();
+    let mut headers = Vec::new();
+    for (name, value) in [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", "/etcdserverpb.Watch/Watch"),
+        (":authority", "store"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ] {
+        // A literal that is not indexed.
+        headers.push(0);
+        for text in [name, value] {
+            headers.push(u8::try_from(text.len()).unwrap());
+            headers.extend(text.as_bytes());
+        }
+    }
+    let request_union = Some(RequestUnion::CreateRequest(watch("a", "")));
+    let message = prost::Message::encode_to_vec(&WatchRequest { request_union });
+    let mut data = vec![0];
+    data.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
+    data.extend(message);
+    let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    bytes.extend(http2_frame(4, 0, 0, &[]));
+    bytes.extend(http2_frame(1, END_HEADERS, 1, &headers));
+    bytes.extend(http2_frame(0, 0, 1, &data));
+    socket.write_all(&bytes).unwrap();
+    // It answers nothing any more, no ping either: the server must close.
+    let mut answer = Vec::new();
+    let ended = socket.read_to_end(&mut answer);
+    assert!(ended.is_ok() || ended.is_err_and(|error| error.kind() == ErrorKind::ConnectionReset));
+    assert!(answer.len() > 100, "the watch was created: {answer:?}");
+}
+
 #[test]
 fn what_no_watch_can_be_is_refused_in_etcds_words() {
     with_client(async |channel| {
@@ -211,6 +266,41 @@ fn what_no_watch_can_be_is_refused_in_etcds_words() {
         let canceled = stream.next().await;
         assert_eq!((canceled.canceled, canceled.compact_revision), (true, revision));
         assert_eq!((canceled.header.unwrap().revision, canceled.cancel_reason.as_str()), (0, ""));
+    });
+}
+
+#[test]
+fn progress_is_told_to_those_who_asked_and_never_below_a_future_start() {
+    with_client(async |channel| {
+        let revision = put_one(&channel, "other", "v").await;
+        let mut stream = Stream::open(&channel).await;
+        let notified = WatchCreateRequest { progress_notify: true, ..watch("a", "") };
+        stream.create(notified.clone()).await;
+        stream.create(watch("a", "")).await;
+        stream.create(WatchCreateRequest { start_revision: revision + 2, ..notified }).await;
+        for id in 0..3 {
+            assert_eq!(stream.next().await.watch_id, id);
+        }
+        let told = |response: WatchResponse| {
+            assert!(response.events.is_empty() && !response.created && !response.canceled);
+            (response.watch_id, response.header.unwrap().revision)
+        };
+        assert_eq!(told(stream.next().await), (0, revision));
+        // Asked for, the whole stream has to be in step: it is not before the future start.
+        stream.send(RequestUnion::ProgressRequest(WatchProgressRequest {})).await;
+        assert_eq!(told(stream.next().await), (0, revision));
+        put_one(&channel, "other", "v").await;
+        let revision = put_one(&channel, "other", "v").await;
+        let mut seen = BTreeSet::new();
+        while seen.len() < 3 {
+            let (id, at) = told(stream.next().await);
+            if at == revision {
+                seen.insert(id);
+            } else {
+                assert_eq!((id, at), (0, revision - 1));
+            }
+        }
+        assert_eq!(seen, BTreeSet::from([-1, 0, 2]));
     });
 }
 

@@ -10,6 +10,8 @@ mod db;
 mod engine;
 #[cfg(test)]
 mod etcd_tests;
+#[cfg(test)]
+mod fuzz_tests;
 mod hash;
 mod latest;
 mod load;

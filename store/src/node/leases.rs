@@ -237,3 +237,39 @@ impl KeepAlive {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::apply::{Entry, Payload, StateMachine};
+    use crate::mvcc::Config;
+    use crate::wal::EntryId;
+
+    fn apply(machine: &mut StateMachine, operation: Operation) {
+        let index = machine.applied().map_or(1, |id| id.index + 1);
+        let payload = Payload::Command(Command::new(operation));
+        machine.apply(vec![Entry { id: EntryId { term: 1, node: 1, index }, payload }]).unwrap();
+    }
+
+    #[test]
+    fn what_is_replicated_decides_which_leases_there_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut machine = StateMachine::open(Config::new(directory.path().join("state"))).unwrap();
+        let leases = Leases::new(machine.engine());
+        apply(&mut machine, Operation::LeaseGrant { id: 5, ttl: 60 });
+        assert!(leases.try_renew(5).is_err(), "only the leader counts time");
+        leases.promote(Duration::ZERO);
+        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60));
+
+        // The result of a revocation that came twice; somebody has granted the id anew.
+        leases.applied(&[LeaseChange::Revoked { id: 5 }]);
+        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60));
+
+        // A revocation that found no lease: it must not be offered for ever.
+        apply(&mut machine, Operation::LeaseRevoke { id: 5 });
+        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60), "nobody has told yet");
+        leases.applied(&[LeaseChange::Refused { id: 5 }]);
+        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Unknown);
+        assert_eq!(leases.time_to_live(5, true).unwrap().unwrap().ttl, -1);
+    }
+}

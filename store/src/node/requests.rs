@@ -4,6 +4,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use metrics::{counter, gauge};
+use quorate_proto::etcd::request_op::Request;
 use quorate_proto::etcd::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, HashKvResponse, LeaseGrantRequest,
     LeaseGrantResponse, LeaseKeepAliveResponse, LeaseLeasesResponse, LeaseRevokeRequest, LeaseRevokeResponse,
@@ -111,7 +112,9 @@ impl Store {
             let operation = Operation::Txn(request);
             Engine::check(&operation, self.inner.config.max_txn_ops)?;
             let Operation::Txn(request) = operation else { return Err(StoreError::Unsupported("this transaction")) };
-            self.inner.read_index.wait().await?;
+            if !is_serializable(&request) {
+                self.inner.read_index.wait().await?;
+            }
             let engine: &Engine = &self.inner.engine;
             let mut response = self.guarded(|permit| permit.txn(&request, engine), || engine.read_txn(&request))?;
             self.fill(&mut response.header);
@@ -268,9 +271,9 @@ impl Store {
         Ok(self.inner.hub.watch_for(request, mailbox, token))
     }
 
-    /// The largest request that is served.
-    pub(crate) fn max_request_bytes(&self) -> usize {
-        self.inner.config.max_request_bytes
+    /// How often watches that asked for it hear how far they are.
+    pub(crate) fn watch_progress_interval(&self) -> Duration {
+        self.inner.config.watch_progress_interval
     }
 
     /// How far watches have got that have nothing to look at; see [`Hub::progress`].
@@ -369,6 +372,12 @@ impl Store {
         let revision = header.as_ref().map_or_else(|| self.revision(), |header| header.revision);
         *header = Some(self.header(revision));
     }
+}
+
+/// Whether a transaction that only reads is content with what this member has.
+fn is_serializable(request: &TxnRequest) -> bool {
+    let mut operations = request.success.iter().chain(&request.failure);
+    operations.all(|operation| matches!(&operation.request, Some(Request::RequestRange(range)) if range.serializable))
 }
 
 /// The bytes of the request as its client sent it.

@@ -5,6 +5,8 @@
 //! stands for election again, because its unflushed tail may be gone.
 
 mod founded;
+#[cfg(test)]
+pub(crate) mod fuzzing;
 mod log_store;
 mod network;
 pub(crate) mod snapshot;

@@ -42,10 +42,6 @@ const MAX_READS: usize = 2;
 /// Watches of one stream; more are refused.
 const MAX_WATCHES: usize = 100_000;
 
-/// How often a watch that asked for it hears how far it is, when nothing happens; and up
-/// to a tenth more, so that not all streams ask at one time (etcd's numbers).
-const PROGRESS_INTERVAL: Duration = Duration::from_secs(600);
-
 /// How long a client may take to read why its stream ends.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
@@ -139,7 +135,7 @@ impl Session {
         let closing = self.store.closing();
         let queue = self.queue.clone();
         let mailbox = Arc::clone(&self.mailbox);
-        let mut tick = progress_ticks();
+        let mut tick = progress_ticks(self.store.watch_progress_interval());
         let mut open = true;
         // A client that sends no more may still read what its watches see.
         while open || !self.watches.is_empty() || !self.waiting.is_empty() {
@@ -394,8 +390,10 @@ fn reason(status: &Status) -> String {
     format!("rpc error: code = {:?} desc = {}", status.code(), status.message())
 }
 
-fn progress_ticks() -> Interval {
-    let period = PROGRESS_INTERVAL.mul_f64(1.0 + rand::random::<f64>() / 10.0);
+/// Ticks of progress notices; up to a tenth further apart than asked for, so that not all
+/// streams have them at one time (as etcd's).
+fn progress_ticks(interval: Duration) -> Interval {
+    let period = interval.mul_f64(1.0 + rand::random::<f64>() / 10.0);
     let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks

@@ -8,6 +8,8 @@
 //! - after a failed write or sync nothing is written again: what the disk holds is
 //!   unknown, and the process has to end.
 
+#[cfg(test)]
+mod fuzz_tests;
 mod reader;
 mod record;
 mod segment;

@@ -320,4 +320,10 @@ impl Hub {
     pub(super) fn readers(&self) -> Arc<Semaphore> {
         Arc::clone(&self.readers)
     }
+
+    /// Places for groups of watchers, used or free.
+    #[cfg(test)]
+    pub(super) fn places(&self) -> usize {
+        self.lock().groups.len()
+    }
 }

@@ -282,3 +282,17 @@ async fn a_replaced_state_machine_goes_on_or_says_compacted() {
     near.put("a", "live");
     assert_eq!(revisions_upto(&mut kept, 21).await, [21]);
 }
+
+#[tokio::test]
+async fn watches_that_come_and_go_leave_nothing() {
+    let mut fixture = Fixture::new(1 << 20);
+    let kept = fixture.watch(all_from(0));
+    for number in 0..10_000 {
+        let key = number.to_string();
+        let end = if number % 2 == 0 { String::new() } else { format!("{key}0") };
+        drop(fixture.watch(WatchCreateRequest { key: key.into(), range_end: end.into(), ..Default::default() }));
+    }
+    assert_eq!(fixture.machine.hub().places(), 2);
+    fixture.put("5", "v");
+    drop(kept);
+}
