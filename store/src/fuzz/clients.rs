@@ -52,7 +52,10 @@ fn requests() -> Vec<(&'static str, Vec<Vec<u8>>)> {
     let txn = TxnRequest {
         compare: vec![Compare { key: key.clone(), ..Default::default() }],
         success: vec![operation(Operation::RequestRange(range.clone()))],
-        failure: vec![operation(Operation::RequestPut(put.clone())), operation(Operation::RequestTxn(TxnRequest::default()))],
+        failure: vec![
+            operation(Operation::RequestPut(put.clone())),
+            operation(Operation::RequestTxn(TxnRequest::default())),
+        ],
     };
     let create = WatchCreateRequest { key, range_end, start_revision: 1, filters: vec![1], ..Default::default() };
     let watch = |union| encoded(&WatchRequest { request_union: Some(union) });
@@ -79,7 +82,10 @@ fn requests() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("/etcdserverpb.Maintenance/Status", vec![Vec::new()]),
         ("/etcdserverpb.Maintenance/HashKV", vec![encoded(&HashKvRequest { revision: 3, ..Default::default() })]),
         ("/etcdserverpb.Auth/AuthStatus", vec![Vec::new()]),
-        ("/etcdserverpb.Auth/Authenticate", vec![encoded(&AuthenticateRequest { name: "a".into(), password: "b".into() })]),
+        (
+            "/etcdserverpb.Auth/Authenticate",
+            vec![encoded(&AuthenticateRequest { name: "a".into(), password: "b".into() })],
+        ),
         ("/etcdserverpb.Nothing/Known", vec![vec![1]]),
     ]
 }

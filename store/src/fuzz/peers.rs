@@ -69,9 +69,8 @@ fn snapshots() {
         files,
         ..Default::default()
     };
-    let corpus = (0..=files.len()).map(|count| encoded(&wire::SnapshotChunk {
-        part: Some(Part::Header(header(files[..count].to_vec()))),
-    }));
+    let corpus = (0..=files.len())
+        .map(|count| encoded(&wire::SnapshotChunk { part: Some(Part::Header(header(files[..count].to_vec()))) }));
     fuzz("snapshot header", corpus.collect(), |input| {
         let Ok(chunk) = wire::SnapshotChunk::decode(Bytes::copy_from_slice(input)) else { return };
         let Some(Part::Header(header)) = chunk.part else { return };

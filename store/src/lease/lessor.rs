@@ -108,6 +108,21 @@ impl Lessor {
         }
     }
 
+    /// This member goes on leading after a time in which it may have been cut off. Nobody
+    /// else has led meanwhile; each lease has `extend` at least for its owner to come back.
+    pub fn resume(&mut self, now: Duration, extend: Duration) {
+        let ended: Vec<i64> =
+            self.leases.iter().filter(|(_, lease)| lease.end < now + extend).map(|(id, _)| *id).collect();
+        for id in ended {
+            let Some(lease) = self.leases.get_mut(&id) else { continue };
+            self.queue.remove(&(lease.due, id));
+            lease.end = now + extend;
+            lease.due = lease.end;
+            lease.expired = false;
+            self.queue.insert((lease.due, id));
+        }
+    }
+
     /// This member leads no more.
     pub fn demote(&mut self) {
         *self = Lessor::default();
@@ -148,6 +163,11 @@ impl Lessor {
                 self.checkpoints.remove(&(due, id));
             }
         }
+    }
+
+    /// Whether it counts time.
+    pub fn leads(&self) -> bool {
+        self.leads
     }
 
     /// Whether the lease is known here.
@@ -287,6 +307,19 @@ mod tests {
         assert!(lessor.tick(at(10_000)).is_empty());
         lessor.granted(at(1), 3, 2);
         assert_eq!(lessor.renew(at(1), 3), Renewal::Unknown, "only the leader counts time");
+    }
+
+    #[test]
+    fn a_leader_that_was_cut_off_goes_on_where_it_was() {
+        let mut lessor = leading();
+        lessor.granted(at(0), 1, 10);
+        lessor.granted(at(0), 2, 100);
+        assert_eq!(lessor.tick(at(10)), [1]);
+        lessor.resume(at(20), at(1));
+        assert_eq!(lessor.remaining(at(20), 1), Some(at(1)));
+        assert_eq!(lessor.remaining(at(20), 2), Some(at(80)), "not a second more");
+        assert_eq!(lessor.renew(at(20), 1), Renewal::Renewed(10));
+        assert!(lessor.tick(at(29)).is_empty());
     }
 
     #[test]

@@ -46,7 +46,6 @@ pub(crate) use latest::Latest;
 pub(crate) use load::{Loaded, Loader};
 pub(crate) use pending::{Change, Pending};
 pub(crate) use picture::AuthRow;
-#[cfg(test)]
 pub(crate) use rows::{Revision, Row};
 pub(crate) use txn::execute;
 pub(crate) use view::KeyRange;

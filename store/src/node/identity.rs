@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn any_bytes_for_an_identity_are_read_or_refused() {
         let config = Config::new("a", "/nowhere");
-        let valid = serde_json::to_vec_pretty(&found(&config)).unwrap();
+        let valid = serde_json::to_vec_pretty(&found(&config, "lineage".to_owned())).unwrap();
         crate::fuzz::fuzz("member.json", vec![valid], |input| {
             let _ = check(&config, PathBuf::from("member.json"), input);
         });

@@ -20,10 +20,17 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// A command about a lease that was applied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum LeaseChange {
-    Granted { id: i64, ttl: i64 },
-    Revoked { id: i64 },
+    Granted {
+        id: i64,
+        ttl: i64,
+    },
+    Revoked {
+        id: i64,
+    },
     /// The command was refused: the lease exists already, or does not exist.
-    Refused { id: i64 },
+    Refused {
+        id: i64,
+    },
 }
 
 impl LeaseChange {
@@ -47,36 +54,40 @@ pub(crate) struct Leases {
 }
 
 struct State {
+    /// Follows what is applied from the first term that this member led in on.
     lessor: Lessor,
+    /// The term in which it led last.
+    term: u64,
     leading: bool,
 }
 
 impl Leases {
     pub(crate) fn new(engine: Arc<Engine>) -> Arc<Self> {
-        let state = State { lessor: Lessor::new(), leading: false };
+        let state = State { lessor: Lessor::new(), term: 0, leading: false };
         let (changed, checkpointing) = (watch::Sender::new(()), RwLock::new(()));
         Arc::new(Self { engine, started: Instant::now(), state: Mutex::new(state), changed, checkpointing })
     }
 
-    /// Every lease goes on with what was left at its last checkpoint, or starts anew,
-    /// `extend` longer: nobody could renew it while nobody led.
-    pub(super) fn promote(&self, extend: Duration) {
+    /// This member leads in `term`. Every lease goes on with what was left at its last
+    /// checkpoint, or starts anew, `extend` longer: nobody could renew it while nobody led.
+    /// If this member led in this term before, they go on where they were.
+    pub(super) fn promote(&self, term: u64, extend: Duration) {
         let mut state = self.lock();
-        // Read under the lock: a grant applied before is in the engine, a later one
-        // comes through `applied`.
-        let leases = self.engine.leases();
         let now = self.now();
-        state.lessor.promote(now, extend, leases);
+        if state.term == term {
+            state.lessor.resume(now, extend);
+        } else {
+            // Read under the lock: a grant applied before is in the engine, a later one
+            // comes through `applied`.
+            state.lessor.promote(now, extend, self.engine.leases());
+            state.term = term;
+        }
         state.leading = true;
     }
 
+    /// This member does not act as leader, for now or for good.
     pub(super) fn demote(&self) {
-        let mut state = self.lock();
-        if state.leading {
-            state.lessor.demote();
-            state.leading = false;
-        }
-        drop(state);
+        self.lock().leading = false;
         self.changed.send_replace(());
     }
 
@@ -86,7 +97,7 @@ impl Leases {
             return;
         }
         let mut state = self.lock();
-        if !state.leading {
+        if !state.lessor.leads() {
             return;
         }
         let now = self.now();
@@ -258,7 +269,7 @@ mod tests {
         let leases = Leases::new(machine.engine());
         apply(&mut machine, Operation::LeaseGrant { id: 5, ttl: 60 });
         assert!(leases.try_renew(5).is_err(), "only the leader counts time");
-        leases.promote(Duration::ZERO);
+        leases.promote(1, Duration::ZERO);
         assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60));
 
         // The result of a revocation that came twice; somebody has granted the id anew.

@@ -102,7 +102,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
         if held != fence {
             match fence {
                 Some(fence) => {
-                    inner.leases.promote(inner.config.election_timeout_max);
+                    inner.leases.promote(fence.term, inner.config.election_timeout_max);
                     tracing::info!(%fence, "leading");
                 }
                 None => {

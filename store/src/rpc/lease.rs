@@ -53,6 +53,13 @@ impl Service for Lease {
             let store = store.clone();
             async move { store.lease_keep_alive(request?.id).await.map_err(Status::from) }
         });
+        // What does not decode would be an error again and again.
+        let mut failed = false;
+        let answers = answers.take_while(move |answer| {
+            let goes_on = !failed;
+            failed = answer.is_err();
+            ready(goes_on)
+        });
         Ok(Response::new(Box::pin(answers)))
     }
 

@@ -11,7 +11,6 @@ mod health;
 mod http;
 mod kv;
 mod lease;
-mod limit;
 mod lock;
 mod maintenance;
 mod observe;
@@ -23,7 +22,6 @@ mod watch;
 mod watch_codec;
 
 use axum::Router;
-use axum::middleware::map_response;
 use quorate_proto::etcd::auth_server::AuthServer;
 use quorate_proto::etcd::cluster_server::ClusterServer;
 use quorate_proto::etcd::kv_server::KvServer;
@@ -53,19 +51,19 @@ pub(crate) fn router(store: &Store) -> Router {
                 .max_decoding_message_size(max_receive_bytes)
                 .max_encoding_message_size(usize::MAX),
         )
+        .add_service(watch_codec::WatchService { watch: watch::Watch(store.clone()), max_receive_bytes })
         .add_service(
-            watch_codec::WatchService { watch: watch::Watch(store.clone()), max_receive_bytes },
-        )
-        .add_service(LeaseServer::new(lease::Lease(store.clone()))
+            LeaseServer::new(lease::Lease(store.clone()))
                 .max_decoding_message_size(max_receive_bytes)
-                .max_encoding_message_size(usize::MAX))
+                .max_encoding_message_size(usize::MAX),
+        )
         .add_service(ClusterServer::new(cluster::Cluster(store.clone())))
         .add_service(MaintenanceServer::new(maintenance::Maintenance(store.clone())))
         .add_service(AuthServer::new(auth::Auth(store.clone())).max_decoding_message_size(max_receive_bytes))
         .add_service(LockServer::new(lock::Lock::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(ElectionServer::new(election::Election::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(HealthServer::new(health::Health(store.clone())));
-    let services = routes.routes().into_axum_router().layer(map_response(limit::in_etcds_words)).layer(observe::Observe::new());
+    let services = routes.routes().into_axum_router().layer(observe::Observe::new());
     http::router(store)
         .merge(gateway::router(services.clone(), max_receive_bytes))
         .merge(services)

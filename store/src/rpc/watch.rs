@@ -368,7 +368,10 @@ impl Session {
         let mut due = Vec::new();
         for (id, entry) in &mut self.watches {
             let quiet = std::mem::replace(&mut entry.quiet, true);
-            if entry.progress_notify && quiet && let Some(revision) = entry.watcher.progress() {
+            if entry.progress_notify
+                && quiet
+                && let Some(revision) = entry.watcher.progress()
+            {
                 due.push((*id, revision));
             }
         }

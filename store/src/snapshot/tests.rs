@@ -16,7 +16,7 @@ use crate::apply::{Entry, Payload, StateMachine};
 use crate::auth::AuthChange;
 use crate::command::{Command, Operation};
 use crate::config::Config;
-use crate::mvcc::{self, Engine};
+use crate::mvcc::{self, Engine, KeyRange};
 use crate::wal::EntryId;
 
 fn machine_config(directory: &Path) -> mvcc::Config {
@@ -153,7 +153,8 @@ fn assert_same(before: &Engine, after: &Engine, seed: u64) {
     for revision in oldest..=before.revision() {
         assert_eq!(content(after, revision), content(before, revision), "seed {seed}, revision {revision}");
     }
-    let changes = |engine: &Engine| engine.changes(oldest, usize::MAX, usize::MAX).unwrap().changes;
+    let first = Bytes::from_static(b"\0");
+    let changes = |engine: &Engine| engine.changes(oldest, KeyRange::From(&first), usize::MAX, usize::MAX).unwrap().changes;
     assert_eq!(changes(after), changes(before), "seed {seed}");
     assert_eq!(after.leases(), before.leases(), "seed {seed}");
     for lease in before.leases() {
@@ -213,10 +214,11 @@ fn a_raised_revision_is_never_a_known_one() {
     let after = open(&target);
     assert_eq!(content(&after.engine(), 0), content(&engine, 0));
     // Whatever a watch had seen last, it hears that something is missing.
+    let first = Bytes::from_static(b"\0");
     for from in [1, engine.revision(), engine.revision() + 7, restored.revision - 1] {
-        assert!(after.engine().changes(from, 1, 1).is_err(), "{from}");
+        assert!(after.engine().changes(from, KeyRange::From(&first), 1, 1).is_err(), "{from}");
     }
-    let nothing = after.engine().changes(restored.revision, 1, 1).unwrap().changes;
+    let nothing = after.engine().changes(restored.revision, KeyRange::From(&first), 1, 1).unwrap().changes;
     assert!(nothing.is_empty(), "{nothing:?}");
 
     // The revision survives the next snapshot although nothing was written at it.
