@@ -208,6 +208,14 @@ impl Engine {
         super::check(operation, max_txn_ops)
     }
 
+    /// The checks of a read that need no state.
+    ///
+    /// # Errors
+    /// What the client is told.
+    pub fn check_range(request: &RangeRequest) -> Result<(), ApplyError> {
+        range::check(request)
+    }
+
     /// Whether a transaction can only read.
     pub fn is_read_only(request: &TxnRequest) -> bool {
         is_read_only(request)

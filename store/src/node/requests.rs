@@ -42,6 +42,8 @@ impl Store {
     /// `Refused` as etcd refuses; `NoLeader` or `Timeout` when no quorum answers.
     pub async fn range(&self, request: RangeRequest) -> Result<RangeResponse, StoreError> {
         self.check_serving()?;
+        // Before anybody is asked who it is, as etcd.
+        Engine::check_range(&request)?;
         if !request.serializable {
             self.inner.read_index.wait().await?;
         }
