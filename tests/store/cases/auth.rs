@@ -26,7 +26,7 @@ use crate::script::{Group, Script};
 pub(super) fn groups() -> Vec<Group> {
     vec![
         Group::new("auth, users and roles", [users(), roles(), switch()].concat()),
-        Group::new("auth, permissions", [reads(), writes(), transactions(), other_services()].concat())
+        Group::new("auth, permissions", [reads(), writes(), transactions(), stricter(), other_services()].concat())
             .with_setup(permissions()),
         Group::new("auth, tokens", tokens()).with_setup(permissions()),
         Group::new("auth, a permission that is missing", missing_permission()),
@@ -396,7 +396,7 @@ fn reads() -> Vec<Script> {
     ];
     let mut scripts = Vec::new();
     for place in places {
-        for who in ["u", "nobody", "root", "a token that never was"] {
+        for who in CALLERS {
             scripts.push(Script::one(range(place.clone()).by(who)));
         }
     }
@@ -479,21 +479,50 @@ fn transactions() -> Vec<Script> {
     scripts
 }
 
+/// Who asks; the last one has no token that is good.
+const CALLERS: [&str; 4] = ["u", "nobody", "root", STRANGER];
+const STRANGER: &str = "a token that never was";
+
+/// What 3.4 lets anybody do, or refuses in other words.
+fn stricter() -> Vec<Script> {
+    let left = |id| {
+        let request = LeaseTimeToLiveRequest { id, keys: true };
+        unary::<_, LeaseTimeToLiveResponse>("/etcdserverpb.Lease/LeaseTimeToLive", request)
+    };
+    // And who may.
+    let calls: [(Call, &[&str]); 8] = [
+        (
+            unary::<_, MemberListResponse>("/etcdserverpb.Cluster/MemberList", MemberListRequest::default()),
+            &["u", "nobody", "root"],
+        ),
+        (
+            unary::<_, AlarmResponse>("/etcdserverpb.Maintenance/Alarm", AlarmRequest::default()),
+            &["u", "nobody", "root"],
+        ),
+        (unary::<_, StatusResponse>("/etcdserverpb.Maintenance/Status", StatusRequest {}), &["root"]),
+        (unary::<_, DefragmentResponse>("/etcdserverpb.Maintenance/Defragment", DefragmentRequest {}), &["root"]),
+        (unary::<_, HashKvResponse>("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision: 0 }), &["root"]),
+        (unary::<_, LeaseLeasesResponse>("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}), &["root"]),
+        (left(70), &["u", "root"]),
+        (left(71), &["root"]),
+    ];
+    let mut scripts = Vec::new();
+    for who in CALLERS {
+        for (call, allowed) in &calls {
+            let call = call.clone().first_word().by(who);
+            let refusal = if who == STRANGER { "Unauthenticated" } else { "PermissionDenied" };
+            let why = "newer ones ask who it is, and who may see the keys of a lease";
+            let refused = |call: Call| call.newer(why, move |_| refusal.to_owned());
+            scripts.push(Script::one(if allowed.contains(&who) { call } else { refused(call) }));
+        }
+    }
+    scripts
+}
+
 fn other_services() -> Vec<Script> {
     let mut scripts = Vec::new();
-    let left = |id| LeaseTimeToLiveRequest { id, keys: true };
-    for who in ["u", "nobody", "root", "a token that never was"] {
+    for who in CALLERS {
         let calls = [
-            unary::<_, MemberListResponse>("/etcdserverpb.Cluster/MemberList", MemberListRequest::default())
-                .blur(&["id", "peer_ur_ls", "client_ur_ls"])
-                .first_word(),
-            unary::<_, AlarmResponse>("/etcdserverpb.Maintenance/Alarm", AlarmRequest::default()).without_header(),
-            unary::<_, StatusResponse>("/etcdserverpb.Maintenance/Status", StatusRequest {}).first_word(),
-            unary::<_, DefragmentResponse>("/etcdserverpb.Maintenance/Defragment", DefragmentRequest {}),
-            unary::<_, HashKvResponse>("/etcdserverpb.Maintenance/HashKV", HashKvRequest { revision: 0 }).first_word(),
-            unary::<_, LeaseLeasesResponse>("/etcdserverpb.Lease/LeaseLeases", LeaseLeasesRequest {}),
-            unary::<_, LeaseTimeToLiveResponse>("/etcdserverpb.Lease/LeaseTimeToLive", left(70)).blur(&["ttl"]),
-            unary::<_, LeaseTimeToLiveResponse>("/etcdserverpb.Lease/LeaseTimeToLive", left(71)).blur(&["ttl"]),
             user_get("u"),
             user_get("nobody"),
             user_list(),
@@ -501,7 +530,7 @@ fn other_services() -> Vec<Script> {
             user_delete("new"),
             user_password("u", "p"),
             role_get("role"),
-            role_get("root"),
+            role_get("root").first_word(),
             role_list(),
             role_add("new"),
             role_delete("new"),

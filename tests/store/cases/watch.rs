@@ -6,13 +6,14 @@ use bytes::Bytes;
 use quorate_proto::etcd::watch_create_request::FilterType;
 use quorate_proto::etcd::watch_request::RequestUnion;
 use quorate_proto::etcd::{
-    DeleteRangeRequest, PutRequest, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest,
+    DeleteRangeRequest, PutRequest, ResponseHeader, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest,
+    WatchRequest, WatchResponse,
 };
 
 use super::{
     always, bytes, compact, conditional, delete, deletion, op_delete, op_put, operations, prefix_end, put, txn, value,
 };
-use crate::call::{Call, Newer, Who};
+use crate::call::{Call, Newer, Who, normalise, render};
 use crate::script::{Group, Script, Step};
 use crate::stream::Act;
 
@@ -101,9 +102,27 @@ fn starts() -> Vec<Script> {
             scripts.push(script(format!("{request:?}"), vec![begin(request)]));
         }
     }
-    for start_revision in [-1, i64::MIN, i64::MAX, 1_000_000] {
+    for start_revision in [i64::MAX, 1_000_000] {
         let request = WatchCreateRequest { start_revision, ..of_key("a") };
         scripts.push(script(format!("{request:?}"), vec![begin(request.clone()), begin(of_key("a"))]));
+    }
+    for start_revision in [-1, i64::MIN] {
+        let request = WatchCreateRequest { start_revision, ..of_key("a") };
+        let header = Some(ResponseHeader { cluster_id: 1, member_id: 1, revision: 11, raft_term: 1 });
+        let newer = WatchResponse {
+            header,
+            watch_id: -1,
+            created: true,
+            canceled: true,
+            cancel_reason: "etcdserver: mvcc: required revision has been compacted".to_owned(),
+            ..WatchResponse::default()
+        };
+        let newer = Newer {
+            why: "3.5 refuses to begin before the first revision",
+            answer: Arc::new(move |_| normalise(&render(&Ok(newer.clone())), &[])),
+        };
+        let name = format!("{request:?}");
+        scripts.push(Script::new(name, [Step::NewerWatch(vec![begin(request)], newer)]));
     }
     for unknown in [2, -1, 99] {
         let request = WatchCreateRequest { filters: vec![unknown], start_revision: 2, ..of_key("a") };
