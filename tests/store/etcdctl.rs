@@ -172,7 +172,7 @@ const WATCHES: &[&str] = &[
     "watch a --rev=7 --prev-kv",
     "watch --prefix '' --rev=2",
     "watch f --rev=7 -- echo changed",
-    "watch a z --rev=7 -w json",
+    "watch a g --rev=7 -w json",
 ];
 
 struct Etcdctl<'a> {
