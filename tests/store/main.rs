@@ -8,6 +8,7 @@ mod cases;
 mod clients;
 mod etcdctl;
 mod http;
+mod known;
 mod script;
 mod server;
 mod stream;
@@ -47,10 +48,13 @@ async fn etcd_and_quorate_answer_alike() -> Result<()> {
         ran.extend(outcome.ran);
         differences.extend(outcome.differences);
     }
-    report(&format!("{} cases", ran.len()));
+    report(&format!("{} cases, {} differ", ran.len(), differences.len()));
+    if wanted.is_empty() {
+        differences = known::unknown(known::SCRIPTS, differences);
+    }
     ensure!(
         differences.is_empty(),
-        "{} of {} cases differ:\n\n{}",
+        "{} of {} cases differ, not counting what is known:\n\n{}",
         differences.len(),
         ran.len(),
         differences.join("\n")

@@ -154,7 +154,8 @@ fn assert_same(before: &Engine, after: &Engine, seed: u64) {
         assert_eq!(content(after, revision), content(before, revision), "seed {seed}, revision {revision}");
     }
     let first = Bytes::from_static(b"\0");
-    let changes = |engine: &Engine| engine.changes(oldest, KeyRange::From(&first), usize::MAX, usize::MAX).unwrap().changes;
+    let changes =
+        |engine: &Engine| engine.changes(oldest, KeyRange::From(&first), usize::MAX, usize::MAX).unwrap().changes;
     assert_eq!(changes(after), changes(before), "seed {seed}");
     assert_eq!(after.leases(), before.leases(), "seed {seed}");
     for lease in before.leases() {

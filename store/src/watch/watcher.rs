@@ -215,11 +215,14 @@ impl Watcher {
                     return Step::Behind(Read { hub: Arc::clone(&self.hub), key, range_end, from });
                 }
                 Look::Batches { batches, from, upto, complete, published } => {
+                    let catching_up = !self.synced;
                     let (events, reached) = self.select_all(&batches, from, upto);
                     self.synced = complete && reached == upto;
                     self.cursor = self.cursor.max(if self.synced { published } else { reached } + 1);
                     if let Some(last) = events.last() {
-                        return Step::Ready(Response { revision: last.revision, events, ..Response::default() });
+                        // As etcd: of history the store's revision, of what is new its own.
+                        let revision = if catching_up { published } else { last.revision };
+                        return Step::Ready(Response { revision, events, ..Response::default() });
                     }
                 }
             }

@@ -1,0 +1,48 @@
+//! Where Quorate's answers are known to differ from etcd's, and why. Nothing is skipped:
+//! these cases run, an entry that no case needs any more fails the suite.
+
+/// What a difference begins with, and why it is there.
+type Known = (&'static str, &'static str);
+
+const MEMBERSHIP: &str = "members cannot be added, removed, promoted or moved yet";
+const PROGRESS: &str = "a progress request without watches is answered, as 3.4 does and newer versions do not";
+const PIECES: &str = "the pieces of a large response are cut at other events";
+
+/// Of the scripts of requests.
+pub(crate) const SCRIPTS: &[Known] = &[
+    ("cluster: ", MEMBERSHIP),
+    ("cluster of three: ", MEMBERSHIP),
+    ("gateway: POST /v3/cluster/member/remove", MEMBERSHIP),
+    ("watch: half close at once", "a stream that is closed before any request ends"),
+    ("watch, large: from history in pieces", PIECES),
+    ("watch, live: progress of nothing", PROGRESS),
+    ("watch, live: progress after the last was cancelled", PROGRESS),
+    ("watch of compacted history: a watch that is compacted", "the id of a compacted watch may be used again"),
+];
+
+/// Of the commands of etcdctl.
+pub(crate) const COMMANDS: &[Known] = &[("etcdctl member ", MEMBERSHIP)];
+
+/// The differences that nobody knows of, and the entries that none bears out.
+pub(crate) fn unknown(known: &[Known], differences: Vec<String>) -> Vec<String> {
+    let stale = known.iter().filter(|(start, _)| !differences.iter().any(|difference| difference.starts_with(start)));
+    let mut unknown: Vec<String> =
+        stale.map(|(start, why)| format!("{start}: no longer differs, so drop what is said of it: {why}")).collect();
+    unknown.extend(
+        differences.into_iter().filter(|difference| !known.iter().any(|(start, _)| difference.starts_with(start))),
+    );
+    unknown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_new_and_what_is_stale_is_said() {
+        let known = &[("a: ", "why a"), ("b: ", "why b")];
+        let differences = vec!["a: 1".to_owned(), "a: 2".to_owned(), "c: 3".to_owned()];
+        let unknown = unknown(known, differences);
+        assert_eq!(unknown, ["b: : no longer differs, so drop what is said of it: why b", "c: 3"]);
+    }
+}
