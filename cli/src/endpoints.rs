@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, Limited};
 use quorate_proto::etcd::auth_client::AuthClient;
 use quorate_proto::etcd::cluster_client::ClusterClient;
-use quorate_proto::etcd::kv_client::KvClient;
 use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::{AuthenticateRequest, Member, MemberListRequest};
 use quorate_transport::tls::{self, Trust};
@@ -94,10 +93,6 @@ impl Interceptor for Token {
 impl Connection {
     pub(crate) fn service(&self) -> Service {
         InterceptedService::new(self.channel.clone(), self.token.clone())
-    }
-
-    pub(crate) fn kv(&self) -> KvClient<Service> {
-        KvClient::new(self.service()).max_decoding_message_size(MAX_ANSWER_BYTES)
     }
 
     pub(crate) fn cluster(&self) -> ClusterClient<Service> {

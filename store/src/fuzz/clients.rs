@@ -80,7 +80,7 @@ fn requests() -> Vec<(&'static str, Vec<Vec<u8>>)> {
         ("/etcdserverpb.Lease/LeaseLeases", vec![Vec::new()]),
         ("/etcdserverpb.Cluster/MemberList", vec![encoded(&MemberListRequest { linearizable: true })]),
         ("/etcdserverpb.Maintenance/Status", vec![Vec::new()]),
-        ("/etcdserverpb.Maintenance/HashKV", vec![encoded(&HashKvRequest { revision: 3, ..Default::default() })]),
+        ("/etcdserverpb.Maintenance/HashKV", vec![encoded(&HashKvRequest { revision: 3 })]),
         ("/etcdserverpb.Auth/AuthStatus", vec![Vec::new()]),
         (
             "/etcdserverpb.Auth/Authenticate",

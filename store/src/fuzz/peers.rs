@@ -26,12 +26,13 @@ fn membership() -> wire::StoredMembership {
 
 #[test]
 fn entries_and_votes() {
-    let vote = Some(wire::Ballot { term: 3, candidate: 1, committed: true });
+    let vote = wire::Ballot { term: 3, candidate: 1, committed: true };
     let mut tagged = vec![2];
     tagged.extend(encoded(&membership().membership.unwrap_or_default()));
     let entry = |payload: Vec<u8>| wire::Entry { log_id: log_id(7), payload: payload.into() };
     let entries = vec![entry(vec![0]), entry(vec![1, 9, 9]), entry(tagged)];
-    let append = wire::AppendRequest { origin: origin(), vote, previous: log_id(6), entries, commit: log_id(5) };
+    let append =
+        wire::AppendRequest { origin: origin(), vote: Some(vote), previous: log_id(6), entries, commit: log_id(5) };
     fuzz("append request", vec![encoded(&append)], |input| {
         if let Ok(request) = wire::AppendRequest::decode(Bytes::copy_from_slice(input)) {
             fuzzing::append_request(request);
@@ -43,7 +44,7 @@ fn entries_and_votes() {
             fuzzing::append_response(response);
         }
     });
-    fuzz("vote", vec![encoded(&vote.unwrap_or_default())], |input| {
+    fuzz("vote", vec![encoded(&vote)], |input| {
         fuzzing::vote(Bytes::copy_from_slice(input));
     });
     fuzz("membership", vec![encoded(&membership())], |input| {
@@ -61,7 +62,7 @@ fn snapshots() {
     let directory = tempfile::tempdir().expect("a directory");
     let area = Area::open(directory.path().join("area")).expect("an area");
     let file = |name: &str, size_bytes| wire::SnapshotFile { name: name.into(), size_bytes, ..Default::default() };
-    let files = vec![file("a.sst", 3), file("CURRENT", 0), file("../b", 1), file("/c", u64::MAX)];
+    let files = [file("a.sst", 3), file("CURRENT", 0), file("../b", 1), file("/c", u64::MAX)];
     let header = |files| wire::SnapshotHeader {
         origin: origin(),
         last_log_id: log_id(9),

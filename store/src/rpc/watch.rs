@@ -427,8 +427,9 @@ mod tests {
     #[test]
     fn pieces_stay_below_the_limit_and_lose_nothing() {
         let check = |sizes: &[usize], expected: &[Range<usize>]| assert_eq!(fragments(sizes, 10), expected);
+        let whole = 0..3;
         check(&[], &[]);
-        check(&[3, 3, 3], &[0..3]);
+        check(&[3, 3, 3], &[whole]);
         check(&[5, 5], &[0..1, 1..2]);
         check(&[20, 1, 20, 1, 1], &[0..1, 1..2, 2..3, 3..5]);
     }

@@ -211,8 +211,8 @@ mod tests {
                 };
                 let range = (start, end);
                 assert_eq!(index.get(&range.0, &range.1), all.get(&range), "seed {seed}");
-                if all.contains_key(&range) {
-                    assert_eq!(index.remove(&range.0, &range.1), all.remove(&range), "seed {seed}");
+                if let Some(value) = all.remove(&range) {
+                    assert_eq!(index.remove(&range.0, &range.1), Some(value), "seed {seed}");
                 } else {
                     index.insert(&range.0, &range.1, step);
                     all.insert(range, step);
