@@ -24,8 +24,13 @@ pub enum Payload {
     Blank,
     /// A change asked for by a client.
     Command(Command),
-    /// Who is a member from here on; not interpreted here.
-    Membership(Bytes),
+    /// Who is a member from here on.
+    Membership {
+        /// Not interpreted here.
+        stored: Bytes,
+        /// Everybody in it.
+        ids: Vec<u64>,
+    },
 }
 
 /// An entry to apply.
@@ -119,9 +124,9 @@ impl StateMachine {
             applied = Some(id);
             let result = match payload {
                 Payload::Blank => CommandResult::Done { revision: pending.revision() },
-                Payload::Membership(membership) => {
-                    pending.set_membership(&membership);
-                    self.membership = Some(membership);
+                Payload::Membership { stored, ids } => {
+                    pending.set_membership(&stored, &ids)?;
+                    self.membership = Some(stored);
                     CommandResult::Done { revision: pending.revision() }
                 }
                 Payload::Command(command) => self.requests.run(&mut pending, id, &command)?,

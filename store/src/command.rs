@@ -60,11 +60,12 @@ pub enum Operation {
     },
     /// Notes how many seconds leases have left, as (id, seconds).
     LeaseCheckpoint(Vec<(i64, i64)>),
-    /// Replaces what a member says of itself.
+    /// Replaces what a member says of itself. The first to say something ties the member
+    /// to its data directory.
     MemberAttributes {
         /// Which member.
         member: u64,
-        /// Not interpreted here.
+        /// [`Attributes`], encoded.
         attributes: Bytes,
     },
     /// Raises or clears an alarm.
@@ -92,6 +93,58 @@ pub struct AlarmChange {
     pub alarm: i32,
     /// By the member's own watch over itself, which clears it again too.
     pub automatic: bool,
+}
+
+/// What a member says of itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attributes {
+    /// Drawn when its data directory was made; another one is not this member.
+    pub directory: u64,
+    /// Unique in the cluster.
+    pub name: String,
+    /// Where clients reach it.
+    pub client_urls: Vec<String>,
+}
+
+/// The format of [`Attributes`].
+const ATTRIBUTES_VERSION: u8 = 1;
+
+impl Attributes {
+    /// The bytes of a row.
+    pub fn encode(&self) -> Bytes {
+        let mut buffer = BytesMut::with_capacity(64);
+        buffer.put_u8(ATTRIBUTES_VERSION);
+        buffer.put_u64(self.directory);
+        for text in std::iter::once(&self.name).chain(&self.client_urls) {
+            let length = u16::try_from(text.len()).unwrap_or(u16::MAX);
+            buffer.put_u16(length);
+            buffer.put_slice(&text.as_bytes()[..usize::from(length)]);
+        }
+        buffer.freeze()
+    }
+
+    /// Reads a row.
+    ///
+    /// # Errors
+    /// When the bytes are not what `encode` writes.
+    pub fn decode(mut bytes: &[u8]) -> Result<Attributes, DecodeError> {
+        if bytes.try_get_u8()? != ATTRIBUTES_VERSION {
+            return Err("its format is of another version".into());
+        }
+        let directory = bytes.try_get_u64()?;
+        let mut texts = Vec::new();
+        while bytes.has_remaining() {
+            let length = usize::from(bytes.try_get_u16()?);
+            let text = bytes.get(..length).ok_or(DecodeError::from("it is cut short"))?;
+            texts.push(String::from_utf8(text.to_vec()).map_err(|_| DecodeError::from("a text is not UTF-8"))?);
+            bytes.advance(length);
+        }
+        if texts.is_empty() {
+            return Err("it has no name".into());
+        }
+        let name = texts.remove(0);
+        Ok(Attributes { directory, name, client_urls: texts })
+    }
 }
 
 /// The answer to a command. Headers carry the revision only.
@@ -226,6 +279,10 @@ pub enum ApplyError {
     /// The entry is not a command this program knows.
     #[error("quorate: the command cannot be decoded: {0}")]
     Undecodable(String),
+    #[error("quorate: the member was removed from the cluster")]
+    MemberRemoved,
+    #[error("quorate: the member has already run with another data directory")]
+    OtherDirectory,
 }
 
 /// The bytes are no command or result of a known version.
@@ -423,7 +480,7 @@ impl Command {
     }
 }
 
-const ERRORS: [ApplyError; 41] = [
+const ERRORS: [ApplyError; 43] = [
     ApplyError::EmptyKey,
     ApplyError::KeyNotFound,
     ApplyError::ValueProvided,
@@ -465,6 +522,8 @@ const ERRORS: [ApplyError; 41] = [
     ApplyError::NoPasswordUser,
     ApplyError::VerifyOnly,
     ApplyError::PasswordTooLong,
+    ApplyError::MemberRemoved,
+    ApplyError::OtherDirectory,
 ];
 
 impl CommandResult {
@@ -582,6 +641,18 @@ mod tests {
         for command in commands() {
             assert_eq!(Command::decode(command.encode()), Ok(command));
         }
+    }
+
+    #[test]
+    fn attributes_read_back_as_written() {
+        let attributes =
+            Attributes { directory: 7, name: "m".into(), client_urls: vec!["http://a:1".into(), String::new()] };
+        let bytes = attributes.encode();
+        assert_eq!(Attributes::decode(&bytes), Ok(attributes));
+        for len in [0, 1, 8, 9, 10, bytes.len() - 1] {
+            assert!(Attributes::decode(&bytes[..len]).is_err(), "{len}");
+        }
+        assert!(Attributes::decode(b"127.0.0.1:2379").is_err());
     }
 
     #[test]

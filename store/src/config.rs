@@ -33,16 +33,29 @@ pub struct Config {
     pub also_listen_peer: Vec<SocketAddr>,
     /// Where clients connect (etcd v3, health, metrics); none serves this process only.
     pub listen_client: Option<SocketAddr>,
-    /// `host:port` where peers reach this member; none is where it listens.
+    /// `host:port` where peers reach this member, several separated by commas; none is
+    /// where it listens.
     pub advertise_peer: Option<String>,
     /// Further places where clients connect, each with its own TLS.
     pub listeners: Vec<Listener>,
     /// The URLs at which clients reach this member; none are those where it listens.
     pub advertise_client: Vec<String>,
-    /// Name and peer `host:port` of every founding member, this one included. Empty
-    /// founds a cluster of one. An existing data directory knows its members; addresses
-    /// that differ here are believed, so that members may move.
+    /// Name and peer `host:port` (several separated by commas) of every founding member, this
+    /// one included. Empty founds a cluster of one. An existing data directory knows its
+    /// members; addresses that have changed here since the last start are believed, so that
+    /// all members may move at once.
     pub initial_cluster: Vec<(String, String)>,
+    /// Whether `initial_cluster` is founded, or exists and has this member added to it. An
+    /// existing data directory knows.
+    pub initial_cluster_state: ClusterState,
+    /// How long a new member of an existing cluster waits to be added to it.
+    pub join_timeout: Duration,
+    /// Refuse to change the members where that would endanger the quorum.
+    pub strict_reconfig_check: bool,
+    /// Learners that may be there at once.
+    pub max_learners: usize,
+    /// A member that was added and whose process never came is removed after that.
+    pub learner_expiry: Duration,
     /// Tells clusters apart whose members bear the same names.
     pub cluster_token: String,
     /// The identity among peers; none talks in plain text.
@@ -130,6 +143,14 @@ pub enum AutoCompaction {
     Revisions(i64),
 }
 
+/// Whether a cluster is there already.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ClusterState {
+    #[default]
+    New,
+    Existing,
+}
+
 /// Renders the metrics of the process as Prometheus reads them.
 #[derive(Clone)]
 pub struct MetricsText(pub Arc<dyn Fn() -> String + Send + Sync>);
@@ -154,6 +175,11 @@ impl Config {
             listeners: Vec::new(),
             advertise_client: Vec::new(),
             initial_cluster: Vec::new(),
+            initial_cluster_state: ClusterState::New,
+            join_timeout: Duration::from_secs(300),
+            strict_reconfig_check: true,
+            max_learners: 1,
+            learner_expiry: Duration::from_secs(3600),
             cluster_token: "quorate".to_owned(),
             peer_tls: None,
             peer_trust: PeerTrust::Key,
@@ -214,6 +240,10 @@ impl Config {
         }
         if self.watch_progress_interval < MIN_WATCH_PROGRESS_INTERVAL {
             return bad("watch_progress_interval", "it is shorter than 100 milliseconds");
+        }
+        let alone = self.initial_cluster.iter().all(|(name, _)| *name == self.name);
+        if self.initial_cluster_state == ClusterState::Existing && alone {
+            return bad("initial_cluster", "it names no member of the existing cluster");
         }
         if self.initial_cluster.is_empty() {
             return Ok(());
@@ -312,6 +342,7 @@ mod tests {
         check(|config| config.auto_compaction = Some(AutoCompaction::Revisions(0)), "auto_compaction");
         check(|config| config.watch_progress_interval = Duration::ZERO, "watch_progress_interval");
         check(|config| config.initial_cluster = vec![("b".into(), "127.0.0.1:1".into())], "\"a\"");
+        check(|config| config.initial_cluster_state = ClusterState::Existing, "initial_cluster");
         let twice =
             |config: &mut Config| config.initial_cluster = vec![("a".into(), "x:1".into()), ("a".into(), "y:1".into())];
         check(twice, "initial_cluster");

@@ -42,6 +42,9 @@ pub enum StoreError {
     /// The request is larger than the store takes.
     #[error("request is too large")]
     TooLarge,
+    /// The members are not changed so.
+    #[error(transparent)]
+    Members(#[from] MembersError),
     /// Not offered yet.
     #[error("{0} is not supported yet")]
     Unsupported(&'static str),
@@ -57,6 +60,60 @@ impl StoreError {
     /// Whether the request certainly has not taken effect and never will.
     pub fn is_refusal(&self) -> bool {
         !matches!(self, Self::Timeout | Self::LeaderFailed | Self::Stopped)
+    }
+}
+
+/// Why the members of a cluster are not changed. The texts are etcd's, which its clients
+/// match on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MembersError {
+    #[error("etcdserver: member ID already exist")]
+    Exists,
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlsExist,
+    #[error("etcdserver: given member URLs are invalid")]
+    BadPeerUrls,
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    NotEnoughStarted,
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
+    #[error("etcdserver: member not found")]
+    NotFound,
+    #[error("etcdserver: can only promote a learner member")]
+    NotLearner,
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    /// What is asked is not served by a learner.
+    #[error("etcdserver: rpc not supported for learner")]
+    Learner,
+}
+
+impl MembersError {
+    /// In the order of their numbers between members; only added to.
+    const ALL: [Self; 10] = [
+        Self::Exists,
+        Self::PeerUrlsExist,
+        Self::BadPeerUrls,
+        Self::NotEnoughStarted,
+        Self::Unhealthy,
+        Self::NotFound,
+        Self::NotLearner,
+        Self::LearnerNotReady,
+        Self::TooManyLearners,
+        Self::Learner,
+    ];
+
+    /// Its number between members, from 1.
+    pub(crate) fn number(self) -> u32 {
+        let position = Self::ALL.iter().position(|known| *known == self).unwrap_or(0);
+        u32::try_from(position + 1).unwrap_or(u32::MAX)
+    }
+
+    pub(crate) fn of_number(number: u32) -> Option<Self> {
+        Self::ALL.get(usize::try_from(number).ok()?.checked_sub(1)?).copied()
     }
 }
 
@@ -82,6 +139,10 @@ pub enum StartError {
         path.display()
     )]
     Identity { path: PathBuf, reason: String },
+    #[error("{} is of no use any more: {reason}", path.display())]
+    Ended { path: PathBuf, reason: String },
+    #[error("cannot join the cluster: {0}")]
+    Join(String),
     #[error(transparent)]
     Log(#[from] WalError),
     #[error("cannot open the state machine in {}: {source}", path.display())]

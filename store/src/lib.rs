@@ -27,7 +27,7 @@ pub mod wal;
 pub mod watch;
 
 pub use auth::AuthToken;
-pub use config::{AutoCompaction, Config, Listener, MetricsText, PeerTrust, Serves};
-pub use error::{StartError, StoreError};
+pub use config::{AutoCompaction, ClusterState, Config, Listener, MetricsText, PeerTrust, Serves};
+pub use error::{MembersError, StartError, StoreError};
 pub use node::{MemberStatus, SERVER_VERSION, Store};
 pub use watch::Watcher;

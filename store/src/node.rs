@@ -6,9 +6,11 @@ pub(crate) mod compare;
 mod export;
 mod house;
 pub(crate) mod identity;
+mod join;
 pub(crate) mod leadership;
 pub(crate) mod leases;
 mod measure;
+mod membership;
 mod propose;
 mod read_index;
 mod requests;
@@ -35,8 +37,9 @@ use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::fs::{self, Disk};
 use crate::mvcc::Engine;
-use crate::peer::{Identity, Peers};
-use crate::raft::{Raft, Role};
+use crate::peer::{Identity, Known, Peers};
+use crate::raft::snapshot::Area;
+use crate::raft::{Applied, Raft, Role};
 use crate::wal::Wal;
 use crate::watch::Hub;
 
@@ -77,6 +80,16 @@ struct Inner {
     engine: Arc<Engine>,
     hub: Arc<Hub>,
     peers: Arc<Peers>,
+    area: Arc<Area>,
+    applied: watch::Receiver<Applied>,
+    /// One change of the members at a time.
+    changing: tokio::sync::Mutex<()>,
+    /// Where peers are told to come.
+    advertised: String,
+    /// Where clients are told to come.
+    client_urls: Vec<String>,
+    /// Why this member takes no part any more.
+    ended: watch::Sender<Option<&'static str>>,
     proposer: Proposer,
     read_index: ReadIndex,
     leases: Arc<Leases>,
@@ -191,7 +204,7 @@ impl Store {
             purged_index: view.purged,
             revision: inner.engine.revision(),
             compact_revision: inner.engine.compact_revision(),
-            size_bytes: inner.engine.size_bytes(),
+            size_bytes: inner.engine.size_bytes() + inner.area.received_bytes(),
             size_in_use_bytes: inner.engine.size_in_use_bytes(),
             hash,
             hash_index,
@@ -202,32 +215,21 @@ impl Store {
 
     /// The members of the cluster as this member knows them.
     pub fn members(&self) -> Vec<Member> {
-        let scheme = |tls: bool| if tls { "https" } else { "http" };
-        let peer_scheme = scheme(self.inner.config.peer_tls.is_some());
-        let client_scheme = scheme(self.inner.config.client_tls.is_some());
-        let said = self.inner.engine.member_attributes().unwrap_or_else(|error| {
-            tracing::warn!(%error, "the members' client addresses cannot be read");
-            Vec::new()
-        });
-        let view = self.inner.raft.view();
-        view.members
-            .iter()
-            .map(|(id, (node, votes))| {
-                let client = said
-                    .iter()
-                    .find(|(member, _)| member == id)
-                    .map(|(_, address)| String::from_utf8_lossy(address).into_owned())
-                    .unwrap_or_default();
-                let peer = self.inner.peers.address(*id, &node.peer_address);
-                Member {
-                    id: *id,
-                    name: node.name.clone(),
-                    peer_ur_ls: vec![format!("{peer_scheme}://{peer}")],
-                    client_ur_ls: client_urls(&client, client_scheme),
-                    is_learner: !votes,
-                }
-            })
-            .collect()
+        let peer_scheme = if self.inner.config.peer_tls.is_some() { "https" } else { "http" };
+        let peers = &self.inner.peers;
+        membership::list(&self.inner.raft.view(), &peers.members(), peer_scheme, |id, known| peers.address(id, known))
+    }
+
+    /// Says why, once this member takes no part in its cluster any more: it was removed, or
+    /// another data directory holds its place. It has stopped by then, and will not start again.
+    pub fn ended(&self) -> watch::Receiver<Option<&'static str>> {
+        self.inner.ended.subscribe()
+    }
+
+    /// Whether clients see this member as a learner, which serves them little.
+    pub(crate) fn serves_as_learner(&self) -> bool {
+        let members = self.inner.peers.members();
+        members.known.get(&self.inner.identity.member_id).is_some_and(Known::is_learner)
     }
 
     /// Hands leadership to the peer that holds the most of the log; returns once another
@@ -325,12 +327,6 @@ impl Store {
     pub(crate) fn election_timeout(&self) -> Duration {
         self.inner.config.election_timeout_max
     }
-}
-
-/// URLs as a member said them; earlier versions said `host:port` alone.
-fn client_urls(said: &str, scheme: &str) -> Vec<String> {
-    let urls = said.split(',').filter(|url| !url.is_empty());
-    urls.map(|url| if url.contains("://") { url.to_owned() } else { format!("{scheme}://{url}") }).collect()
 }
 
 impl Inner {

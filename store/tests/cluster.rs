@@ -317,11 +317,33 @@ fn a_member_without_its_data_harms_nobody() {
     let term = cluster.on(leader, async |store| store.status().term);
     cluster.kill(victim);
     cluster.forget(victim);
-    cluster.revive(victim);
+    let refused = cluster.try_revive(victim).unwrap_err().to_string();
+    assert!(refused.contains("another data directory"), "{refused}");
     for number in 0..50 {
         cluster.on(leader, async move |store| put(&store, "k", &number.to_string()).await);
         std::thread::sleep(Duration::from_millis(20));
     }
     assert_eq!(cluster.on(leader, async |store| store.status().term), term, "the leader goes on");
-    assert_eq!(cluster.on(victim, async |store| store.revision()), 1, "nothing is acknowledged under the old id");
+}
+
+#[test]
+fn a_member_that_lost_its_data_while_nobody_was_there_to_say_so_acts_no_more() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let victim = (leader + 1) % 3;
+    cluster.on(leader, async |store| put(&store, "k", "1").await);
+    cluster.wait_for_equal_hashes();
+    for member in 0..3 {
+        cluster.kill(member);
+    }
+    cluster.forget(victim);
+    cluster.revive(victim);
+    for member in (0..3).filter(|member| *member != victim) {
+        cluster.revive(member);
+    }
+    cluster.on(leader, async |store| put(&store, "k", "2").await);
+    let lost = cluster.store(victim);
+    let reason = wait("the end of the member without data", || *lost.ended().borrow());
+    assert!(reason.contains("another data directory"), "{reason}");
+    assert_eq!(lost.revision(), 1, "nothing is acknowledged under the old id");
 }

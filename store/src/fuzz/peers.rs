@@ -10,7 +10,14 @@ use crate::raft::snapshot::{Area, Receiver};
 use crate::raft::{Proposal, fuzzing};
 
 fn origin() -> Option<wire::Origin> {
-    Some(wire::Origin { cluster_id: 1, generation: 2, from_member: 3, to_member: 4 })
+    Some(wire::Origin {
+        cluster_id: 1,
+        generation: 2,
+        from_member: 3,
+        to_member: 4,
+        from_directory: 5,
+        to_directory: 6,
+    })
 }
 
 fn log_id(index: u64) -> Option<wire::LogId> {
@@ -63,10 +70,11 @@ fn snapshots() {
     let area = Area::open(directory.path().join("area")).expect("an area");
     let file = |name: &str, size_bytes| wire::SnapshotFile { name: name.into(), size_bytes, ..Default::default() };
     let files = [file("a.sst", 3), file("CURRENT", 0), file("../b", 1), file("/c", u64::MAX)];
-    let header = |files| wire::SnapshotHeader {
+    let header = |files: Vec<wire::SnapshotFile>| wire::SnapshotHeader {
         origin: origin(),
         last_log_id: log_id(9),
         membership: Some(membership()),
+        following: (0..4).take(files.len()).collect(),
         files,
         ..Default::default()
     };
@@ -75,7 +83,10 @@ fn snapshots() {
     fuzz("snapshot header", corpus.collect(), |input| {
         let Ok(chunk) = wire::SnapshotChunk::decode(Bytes::copy_from_slice(input)) else { return };
         let Some(Part::Header(header)) = chunk.part else { return };
-        let Ok(mut receiver) = Receiver::new(area.reserve(), header.files.clone()) else { return };
+        if area.missing(&header.files).is_err() {
+            return;
+        }
+        let Ok(mut receiver) = Receiver::new(&area, &header) else { return };
         if receiver.write(b"some bytes of files").is_ok() {
             let _ = receiver.finish();
         }
@@ -83,6 +94,7 @@ fn snapshots() {
     });
     let beside: Vec<_> = std::fs::read_dir(directory.path()).expect("it is there").flatten().collect();
     assert_eq!(beside.len(), 1, "nothing is written beside the area: {beside:?}");
-    let left = std::fs::read_dir(directory.path().join("area")).expect("it is there").count();
-    assert_eq!(left, 0, "what was refused leaves nothing");
+    let left = std::fs::read_dir(directory.path().join("area")).expect("it is there").flatten();
+    let others: Vec<_> = left.filter(|entry| entry.file_name() != "incoming").collect();
+    assert!(others.is_empty(), "what was refused leaves nothing but what has arrived: {others:?}");
 }

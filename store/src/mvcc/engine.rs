@@ -316,12 +316,23 @@ impl Engine {
     /// When the database cannot be read.
     pub fn member_attributes(&self) -> Result<Vec<(u64, Bytes)>, EngineError> {
         let mut found = Vec::new();
-        let from = rows::attributes_key(0);
-        let to = [rows::attributes_prefix(), &[255; 9]].concat();
+        let (from, to) = rows::attributes_bounds();
         self.live().scan(&from, &to, |key, row| {
-            let number = key.strip_prefix(rows::attributes_prefix()).and_then(|id| id.try_into().ok());
-            let member = number.map(u64::from_be_bytes).ok_or(rows::BadRow("a member's row has a bad key"))?;
-            found.push((member, Bytes::copy_from_slice(row)));
+            found.push((rows::parse_member(key)?, Bytes::copy_from_slice(row)));
+            Ok(true)
+        })?;
+        Ok(found)
+    }
+
+    /// The ids of all members that were ever removed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn removed_members(&self) -> Result<Vec<u64>, EngineError> {
+        let mut found = Vec::new();
+        let (from, to) = rows::removed_bounds();
+        self.live().scan(&from, &to, |key, _| {
+            found.push(rows::parse_member(key)?);
             Ok(true)
         })?;
         Ok(found)

@@ -21,6 +21,8 @@ pub(crate) struct Loaded {
     /// Counts as applied.
     pub(crate) applied: EntryId,
     pub(crate) membership: Bytes,
+    /// Everybody in it.
+    pub(crate) member_ids: Vec<u64>,
 }
 
 /// Nothing is there for anybody before [`Loader::finish`].
@@ -85,6 +87,7 @@ impl Loader {
     pub(crate) fn finish(mut self, loaded: Loaded) -> Result<(), EngineError> {
         self.attach()?;
         self.batch.put(rows::MEMBERSHIP, &loaded.membership);
+        self.put(rows::MEMBER_IDS, &rows::member_ids_row(&loaded.member_ids))?;
         let state = State {
             applied: Some(loaded.applied),
             revision: loaded.revision,

@@ -13,9 +13,9 @@ use super::db::Instance;
 use super::latest::Latest;
 use super::rows::{self, Revision, Row, State};
 use super::view::{KeyRange, Keys, Lookup, Scan};
-use super::{EngineError, LeaseRecord, hash};
+use super::{EngineError, LeaseRecord, ReadError, hash};
 use crate::auth::{self, AuthChange};
-use crate::command::{ApplyError, Operation};
+use crate::command::{ApplyError, Attributes, Operation};
 
 /// The versions a batch gave one key, oldest first.
 #[derive(Debug, Default)]
@@ -47,6 +47,8 @@ pub(crate) struct Pending<'a> {
     batch: WriteBatch,
     keys: BTreeMap<Bytes, Versions>,
     attachments: BTreeMap<i64, BTreeMap<Bytes, bool>>,
+    /// Rows about members that this batch has written, removed ones as none.
+    members: BTreeMap<Vec<u8>, Option<Bytes>>,
     lookup: RefCell<Lookup<'a>>,
     latest: &'a mut Latest,
     pub(super) state: State,
@@ -63,6 +65,7 @@ impl<'a> Pending<'a> {
             batch: WriteBatch::default(),
             keys: BTreeMap::new(),
             attachments: BTreeMap::new(),
+            members: BTreeMap::new(),
             lookup: RefCell::new(Lookup::new(instance)),
             latest,
             state: instance.state(),
@@ -196,12 +199,47 @@ impl<'a> Pending<'a> {
         self.state.hash = self.state.hash.wrapping_add(hash::row_hash(row_key, written));
     }
 
-    pub(crate) fn set_membership(&mut self, membership: &[u8]) {
+    /// Notes who is a member from here on; whoever was one before is removed for good.
+    pub(crate) fn set_membership(&mut self, membership: &[u8], ids: &[u64]) -> Result<(), EngineError> {
+        let before = match self.member_row(rows::MEMBER_IDS)? {
+            Some(row) => rows::parse_member_ids(&row).map_err(|bad| self.instance.damaged(bad))?,
+            None => Vec::new(),
+        };
+        for gone in before.into_iter().filter(|id| !ids.contains(id)) {
+            self.put_member_row(rows::removed_key(gone), Some(Bytes::new()));
+            self.put_member_row(rows::attributes_key(gone), None);
+        }
+        self.put_member_row(rows::MEMBER_IDS.to_vec(), Some(rows::member_ids_row(ids).into()));
         self.batch.put(rows::MEMBERSHIP, membership);
+        Ok(())
     }
 
-    pub(super) fn set_attributes(&mut self, member: u64, attributes: &[u8]) {
-        self.batch.put(rows::attributes_key(member), attributes);
+    /// What a member says of itself, from the data directory that said something first.
+    pub(super) fn set_attributes(&mut self, member: u64, encoded: &Bytes) -> Result<(), ReadError> {
+        let attributes =
+            Attributes::decode(encoded).map_err(|error| ApplyError::Undecodable(format!("attributes: {error}")))?;
+        if self.member_row(&rows::removed_key(member))?.is_some() {
+            return Err(ApplyError::MemberRemoved.into());
+        }
+        let row_key = rows::attributes_key(member);
+        let known = self.member_row(&row_key)?.and_then(|row| Attributes::decode(&row).ok());
+        if known.is_some_and(|known| known.directory != attributes.directory) {
+            return Err(ApplyError::OtherDirectory.into());
+        }
+        self.put_member_row(row_key, Some(encoded.clone()));
+        Ok(())
+    }
+
+    fn member_row(&self, row_key: &[u8]) -> Result<Option<Bytes>, EngineError> {
+        match self.members.get(row_key) {
+            Some(row) => Ok(row.clone()),
+            None => self.instance.get(row_key),
+        }
+    }
+
+    fn put_member_row(&mut self, row_key: Vec<u8>, row: Option<Bytes>) {
+        self.put_state(&row_key, row.as_deref());
+        self.members.insert(row_key, row);
     }
 
     /// Users and roles as this batch has made them.

@@ -32,6 +32,9 @@ pub(super) const MEMBERSHIP: &[u8] = b"mmembership";
 const ALARMS: &[u8] = b"ha";
 pub(super) const DOWNGRADE: &[u8] = b"hd";
 const ATTRIBUTES: &[u8] = b"mattributes";
+/// The ids of the members of the membership: what is missing in the next was removed.
+pub(super) const MEMBER_IDS: &[u8] = b"mmids";
+const REMOVED: &[u8] = b"mmremoved";
 
 /// The bytes of a revision and sub at the end of a version's row key.
 pub(super) const VERSION_SUFFIX_LEN: usize = 12;
@@ -293,8 +296,37 @@ pub(super) fn attributes_key(member: u64) -> Vec<u8> {
     [ATTRIBUTES, &member.to_be_bytes()].concat()
 }
 
-pub(super) fn attributes_prefix() -> &'static [u8] {
-    ATTRIBUTES
+/// All of a member's attributes lie between these.
+pub(super) fn attributes_bounds() -> (Vec<u8>, Vec<u8>) {
+    (attributes_key(0), [ATTRIBUTES, &[255; 9]].concat())
+}
+
+/// Says that a member was removed: its id never comes back.
+pub(super) fn removed_key(member: u64) -> Vec<u8> {
+    [REMOVED, &member.to_be_bytes()].concat()
+}
+
+pub(super) fn removed_bounds() -> (Vec<u8>, Vec<u8>) {
+    (removed_key(0), [REMOVED, &[255; 9]].concat())
+}
+
+/// The member of a row of attributes or of a removal.
+pub(super) fn parse_member(row_key: &[u8]) -> Result<u64, BadRow> {
+    let number = row_key.strip_prefix(ATTRIBUTES).or_else(|| row_key.strip_prefix(REMOVED));
+    let number = number.and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+    number.ok_or(BadRow("a member's row has a bad key"))
+}
+
+pub(super) fn member_ids_row(ids: &[u64]) -> Vec<u8> {
+    ids.iter().flat_map(|id| id.to_be_bytes()).collect()
+}
+
+pub(super) fn parse_member_ids(row: &[u8]) -> Result<Vec<u64>, BadRow> {
+    let (ids, rest) = row.as_chunks::<8>();
+    match rest {
+        [] => Ok(ids.iter().map(|id| u64::from_be_bytes(*id)).collect()),
+        _ => Err(BadRow("the ids of the members are cut short")),
+    }
 }
 
 /// The state of the whole, one row, written with every batch.

@@ -449,7 +449,7 @@ fn a_forgotten_request_is_refused_not_repeated() {
 fn an_installed_checkpoint_replaces_everything() {
     let (from_directory, mut from) = opened();
     let (_directory, mut to) = opened();
-    let membership = Payload::Membership(Bytes::from_static(b"members"));
+    let membership = Payload::Membership { stored: Bytes::from_static(b"members"), ids: vec![1] };
     from.apply(vec![Entry { id: EntryId { term: 1, node: 1, index: 1 }, payload: membership }]).expect("it applies");
     apply_all(&mut from, vec![put("a", "1"), Operation::LeaseGrant { id: 9, ttl: 60 }, put("b", "2")]);
     apply_all(&mut to, vec![put("other", "x")]);

@@ -266,7 +266,7 @@ pub(crate) fn execute(pending: &mut Pending<'_>, operation: &Operation) -> Resul
             CommandResult::Done { revision: writer.revision() }
         }
         Operation::MemberAttributes { member, attributes } => {
-            writer.pending.set_attributes(*member, attributes);
+            writer.pending.set_attributes(*member, attributes)?;
             CommandResult::Done { revision: writer.revision() }
         }
         Operation::Alarm(change) => CommandResult::Alarm(alarms::change(writer.pending, *change)),

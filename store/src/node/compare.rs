@@ -154,7 +154,7 @@ async fn ask(inner: &Inner, view: &View, depth: Depth) -> BTreeMap<u64, Answer> 
     let limit = if depth == Depth::Hashes { ANSWER_TIMEOUT } else { CONTENTS_TIMEOUT };
     let peers = view.members.iter().filter(|(id, _)| **id != own).map(|(id, (node, _))| async move {
         let question = wire::StateHashRequest { origin: Some(inner.peers.origin(*id)), ..question };
-        let mut client = inner.peers.client(*id, &node.peer_address, Lane::Presence).ok()?;
+        let mut client = inner.peers.client(*id, &node.peer_address, Lane::Presence);
         let answer = tokio::time::timeout(limit, client.state_hash(question)).await.ok()?.ok()?;
         let answer = match answer.into_inner().answer? {
             WireAnswer::Hash(hash) => Answer::Hash(hash),
@@ -194,7 +194,7 @@ pub(crate) async fn contents(engine: &Arc<Engine>, revision: i64, compacted: i64
 async fn reseed(inner: &Inner, member: u64, address: &str) -> Result<(), Status> {
     let internal = |error: String| Status::internal(format!("quorate: {error}"));
     let checkpoint = inner.raft.checkpoint().await.map_err(|error| internal(error.to_string()))?;
-    let mut client = inner.peers.client(member, address, Lane::Snapshots).map_err(|e| internal(e.to_string()))?;
+    let mut client = inner.peers.client(member, address, Lane::Snapshots);
     let origin = inner.peers.origin(member);
     let (sender, receiver) = mpsc::channel(RESEED_QUEUE);
     let reader = tokio::task::spawn_blocking(move || -> std::io::Result<()> {

@@ -1,5 +1,6 @@
 //! Whose data a directory holds.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -8,13 +9,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::error::StartError;
+use crate::peer::Moved;
 
 /// The format of the file this module writes.
 const FORMAT: u32 = 1;
 
 const FILE: &str = "member.json";
 
-/// Says who a data directory belongs to; written once, when the directory is new.
+/// Says who a data directory belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
     format: u32,
@@ -25,6 +27,37 @@ pub(crate) struct Identity {
     /// What the cluster was restored from; see [`config::lineal`].
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub(crate) lineage: String,
+    /// Drawn when the directory was made: a member's id is worth nothing without it.
+    #[serde(default)]
+    pub(super) directory: u64,
+    /// Of a cluster that existed before: it has nothing to found.
+    #[serde(default)]
+    pub(super) joined: Joined,
+    /// The cluster's generation when this member joined.
+    #[serde(default)]
+    pub(super) generation: u64,
+    /// Why the directory is of no use any more.
+    #[serde(default)]
+    pub(super) ended: Option<String>,
+    /// The members' addresses as the configuration said at the last start.
+    #[serde(default)]
+    pub(super) configured: BTreeMap<String, String>,
+    /// Members that the configuration has moved since, until the membership knows.
+    #[serde(default)]
+    pub(super) moved: BTreeMap<u64, Moved>,
+}
+
+/// How a member came into its cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Joined {
+    /// It is one of the founders.
+    #[default]
+    Founder,
+    /// It has found itself among the members, but is not tied to this directory yet.
+    Asking,
+    /// It is tied to this directory.
+    Tied,
 }
 
 /// Keeps other processes out of the directory as long as it lives.
@@ -49,21 +82,19 @@ pub(crate) fn lock(directory: &Path) -> Result<Lock, StartError> {
     }
 }
 
-/// Reads who the directory belongs to, or writes it if the directory is new.
+/// Reads who the directory belongs to; none if it is new.
 ///
 /// # Errors
-/// When the directory belongs to another member, or does not say to whom.
-pub(super) fn load_or_create(config: &Config) -> Result<Identity, StartError> {
+/// When the directory belongs to another member, does not say to whom, or has no use.
+pub(super) fn load(config: &Config) -> Result<Option<Identity>, StartError> {
     let path = config.data_dir.join(FILE);
     match fs::read(&path) {
-        Ok(bytes) => check(config, path, &bytes),
+        Ok(bytes) => check(config, path, &bytes).map(Some),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             if config.data_dir.join("wal").exists() {
                 return Err(StartError::Identity { path, reason: "it is missing beside a log".to_owned() });
             }
-            let identity = found(config, String::new());
-            write(&path, &identity).map_err(|source| StartError::Directory { path, source })?;
-            Ok(identity)
+            Ok(None)
         }
         Err(source) => Err(StartError::Directory { path, source }),
     }
@@ -79,24 +110,69 @@ pub(crate) fn write_to(directory: &Path, identity: &Identity) -> io::Result<()> 
     write(&directory.join(FILE), identity)
 }
 
-fn found(config: &Config, lineage: String) -> Identity {
+/// Who a founder is: its id and its cluster's follow from names, token and lineage.
+pub(super) fn found(config: &Config, lineage: String) -> Identity {
     let token = config::lineal(&config.cluster_token, &lineage);
     let names: Vec<&str> = match config.initial_cluster.as_slice() {
         [] => vec![&config.name],
         members => members.iter().map(|(name, _)| name.as_str()).collect(),
     };
+    let ids = (config::member_id(&token, &config.name), config::cluster_id(&token, names));
+    Identity { joined: Joined::Founder, lineage, ..join(config, ids, 0) }
+}
+
+/// Who somebody is that was told its ids (of member and cluster) by the cluster.
+pub(super) fn join(config: &Config, (member_id, cluster_id): (u64, u64), generation: u64) -> Identity {
     Identity {
         format: FORMAT,
         name: config.name.clone(),
         token: config.cluster_token.clone(),
-        member_id: config::member_id(&token, &config.name),
-        cluster_id: config::cluster_id(&token, names),
-        lineage,
+        member_id,
+        cluster_id,
+        lineage: String::new(),
+        directory: draw(),
+        joined: Joined::Asking,
+        generation,
+        ended: None,
+        configured: config.initial_cluster.iter().cloned().collect(),
+        moved: BTreeMap::new(),
     }
 }
 
+/// A number that no other directory has; 0 means none.
+fn draw() -> u64 {
+    rand::random::<u64>().max(1)
+}
+
+impl Identity {
+    /// Writes all of it or nothing, also over a power loss.
+    pub(super) fn store(&self, directory: &Path) -> Result<(), StartError> {
+        let path = directory.join(FILE);
+        write(&path, self).map_err(|source| StartError::Directory { path, source })
+    }
+}
+
+/// Takes over what the configuration says of addresses, if that has changed since the last
+/// start: `known` are the members by id, each with name and address as the membership has
+/// them. A configuration that has not changed may be older than the membership.
+pub(super) fn relocate(identity: &mut Identity, config: &Config, known: &BTreeMap<u64, (String, String)>) {
+    identity.moved.retain(|id, moved| known.get(id).is_some_and(|(_, address)| *address == moved.from));
+    for (name, wanted) in &config.initial_cluster {
+        if identity.configured.get(name) == Some(wanted) {
+            continue;
+        }
+        if let Some((id, (_, address))) = known.iter().find(|(_, (known, _))| known == name) {
+            identity.moved.remove(id);
+            if address != wanted {
+                identity.moved.insert(*id, Moved { from: address.clone(), to: wanted.clone() });
+            }
+        }
+    }
+    identity.configured = config.initial_cluster.iter().cloned().collect();
+}
+
 fn check(config: &Config, path: PathBuf, bytes: &[u8]) -> Result<Identity, StartError> {
-    let identity: Identity = match serde_json::from_slice(bytes) {
+    let mut identity: Identity = match serde_json::from_slice(bytes) {
         Ok(identity) => identity,
         Err(error) => return Err(StartError::Identity { path, reason: error.to_string() }),
     };
@@ -112,10 +188,15 @@ fn check(config: &Config, path: PathBuf, bytes: &[u8]) -> Result<Identity, Start
             wanted: describe(&config.name, &config.cluster_token),
         });
     }
+    if let Some(reason) = identity.ended {
+        return Err(StartError::Ended { path, reason });
+    }
+    if identity.directory == 0 {
+        identity.directory = draw();
+    }
     Ok(identity)
 }
 
-/// All of it or nothing, also over a power loss.
 fn write(path: &Path, identity: &Identity) -> io::Result<()> {
     let bytes = serde_json::to_vec_pretty(identity)?;
     let new = path.with_extension("new");
@@ -133,14 +214,21 @@ fn write(path: &Path, identity: &Identity) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn founded(config: &Config) -> Identity {
+        let identity = found(config, String::new());
+        identity.store(&config.data_dir).unwrap();
+        identity
+    }
+
     #[test]
     fn a_directory_stays_with_its_member() {
         let directory = tempfile::tempdir().unwrap();
         let config = Config::new("a", directory.path());
-        let made = load_or_create(&config).unwrap();
-        assert_eq!(load_or_create(&config).unwrap(), made);
+        assert_eq!(load(&config).unwrap(), None);
+        let made = founded(&config);
+        assert_eq!(load(&config).unwrap(), Some(made));
         for other in [Config { name: "b".into(), ..config.clone() }, Config { cluster_token: "x".into(), ..config }] {
-            let error = load_or_create(&other).unwrap_err().to_string();
+            let error = load(&other).unwrap_err().to_string();
             assert!(error.contains("member.json"), "{error}");
         }
     }
@@ -150,10 +238,43 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let config = Config::new("a", directory.path());
         fs::write(directory.path().join("member.json"), "{").unwrap();
-        assert!(matches!(load_or_create(&config), Err(StartError::Identity { .. })));
+        assert!(matches!(load(&config), Err(StartError::Identity { .. })));
         fs::remove_file(directory.path().join("member.json")).unwrap();
         fs::create_dir(directory.path().join("wal")).unwrap();
-        assert!(matches!(load_or_create(&config), Err(StartError::Identity { .. })));
+        assert!(matches!(load(&config), Err(StartError::Identity { .. })));
+    }
+
+    #[test]
+    fn two_directories_of_one_name_are_told_apart_and_an_ended_one_stays_so() {
+        let directory = tempfile::tempdir().unwrap();
+        let config = Config::new("a", directory.path());
+        let mut identity = founded(&config);
+        assert_ne!(identity.directory, found(&config, String::new()).directory);
+        identity.ended = Some("it was removed".into());
+        identity.store(directory.path()).unwrap();
+        let error = load(&config).unwrap_err().to_string();
+        assert!(error.contains("it was removed"), "{error}");
+    }
+
+    #[test]
+    fn only_a_changed_configuration_moves_members() {
+        let mut config = Config::new("a", "/nowhere");
+        let addresses = |a: &str, b: &str| vec![("a".to_owned(), a.to_owned()), ("b".to_owned(), b.to_owned())];
+        config.initial_cluster = addresses("a:1", "b:1");
+        let mut identity = found(&config, String::new());
+        let membership =
+            |b: &str| BTreeMap::from([(1, ("a".to_owned(), "a:1".to_owned())), (2, ("b".to_owned(), b.to_owned()))]);
+        // The membership has moved b; the configuration still says what it always said.
+        relocate(&mut identity, &config, &membership("b:2"));
+        assert!(identity.moved.is_empty());
+        config.initial_cluster = addresses("a:1", "b:3");
+        let moved = BTreeMap::from([(2, Moved { from: "b:2".into(), to: "b:3".into() })]);
+        relocate(&mut identity, &config, &membership("b:2"));
+        assert_eq!(identity.moved, moved);
+        relocate(&mut identity, &config, &membership("b:2"));
+        assert_eq!(identity.moved, moved, "also at the next start");
+        relocate(&mut identity, &config, &membership("b:4"));
+        assert!(identity.moved.is_empty(), "the membership knows better again");
     }
 
     #[test]

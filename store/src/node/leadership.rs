@@ -66,6 +66,8 @@ mod tests {
             purged: 0,
             quorum_age: Some(Duration::from_millis(10)),
             members: (1..=3).map(|id| (id, (Node::default(), true))).collect(),
+            members_at: Applied::default(),
+            heard: Default::default(),
             matched: [(2, 5), (3, 8)].into(),
             failed: None,
         }

@@ -210,13 +210,8 @@ async fn forwarder(
 async fn forward(peers: &Peers, (id, address): (u64, String), batch: Vec<Forward>, deadline: Instant) {
     let (commands, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.command, one.done)).unzip();
     let request = wire::ProposeRequest { origin: Some(peers.origin(id)), commands };
-    let answer = match peers.client(id, &address, Lane::Forward) {
-        Ok(mut client) => tokio::time::timeout_at(deadline, client.propose(request)).await,
-        Err(error) => {
-            tracing::warn!(%error, address, "cannot reach the leader at its address");
-            return;
-        }
-    };
+    let mut client = peers.client(id, &address, Lane::Forward);
+    let answer = tokio::time::timeout_at(deadline, client.propose(request)).await;
     for done in waiting {
         let result = match &answer {
             Ok(Ok(_)) => Ok(()),

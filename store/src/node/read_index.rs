@@ -133,7 +133,7 @@ impl Rounds {
             });
         }
         let Some((id, address)) = &leader.member else { return Err(Failure::NoLeader) };
-        let mut client = self.peers.client(*id, address, Lane::Forward).map_err(|_| Failure::NoLeader)?;
+        let mut client = self.peers.client(*id, address, Lane::Forward);
         let request = wire::ReadIndexRequest { origin: Some(self.peers.origin(*id)) };
         match client.read_index(request).await {
             Ok(answer) => Ok(answer.into_inner().index),

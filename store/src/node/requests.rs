@@ -348,12 +348,10 @@ impl Store {
                 }
             } else if let Some((id, address)) = &leader.member {
                 let request = wire::LeaseRequest { origin: Some(self.inner.peers.origin(*id)), ..Default::default() };
-                match self.inner.peers.client(*id, address, Lane::Forward) {
-                    Ok(client) => match tokio::time::timeout_at(deadline, there(request, client)).await {
-                        Ok(Ok(answer)) => return Ok(answer),
-                        Ok(Err(_)) | Err(_) => StoreError::Timeout,
-                    },
-                    Err(_) => StoreError::NoLeader,
+                let client = self.inner.peers.client(*id, address, Lane::Forward);
+                match tokio::time::timeout_at(deadline, there(request, client)).await {
+                    Ok(Ok(answer)) => return Ok(answer),
+                    Ok(Err(_)) | Err(_) => StoreError::Timeout,
                 }
             } else {
                 StoreError::NoLeader

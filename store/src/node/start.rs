@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use quorate_proto::raft::peer_server::PeerServer;
 use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles, Trust};
@@ -13,15 +13,16 @@ use tokio_util::task::TaskTracker;
 
 use super::auth::{Caller, Gate};
 use super::house::House;
+use super::identity::{self, Joined};
 use super::leadership::Leader;
 use super::leases::{KeepAlive, Leases};
 use super::propose::Proposer;
 use super::read_index::ReadIndex;
-use super::{Inner, MAX_EXPORTS, Store, identity, upkeep};
+use super::{Inner, MAX_EXPORTS, Store, join, upkeep};
 use crate::config::{Config, PeerTrust, Serves};
 use crate::error::StartError;
 use crate::fs::Disk;
-use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, PeerTls, Peers, Presence};
+use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, PeerTls, Peers, Presence, Roster};
 use crate::raft::snapshot::Area;
 use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
@@ -32,7 +33,22 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let gate = Gate::new(&config.auth_token, config.bcrypt_cost)
         .map_err(|error| StartError::Config { setting: "auth_token", reason: error.to_string() })?;
     let lock = identity::lock(&config.data_dir)?;
-    let known = identity::load_or_create(&config)?;
+    let known = identity::load(&config)?;
+
+    let peer_listener = listen(config.listen_peer)?;
+    let peer_address = local_address(&peer_listener, config.listen_peer)?;
+    let also: Vec<TcpListener> =
+        config.also_listen_peer.iter().map(|wanted| listen(*wanted)).collect::<Result<_, _>>()?;
+    let ports = client_ports(&config)?;
+    let clients = ports.iter().find(|port| port.serves == Serves::Everything);
+    let client_address = clients.map(|port| port.address);
+    let client_urls = match config.advertise_client.as_slice() {
+        [] => ports.iter().filter(|port| port.serves == Serves::Everything).map(Port::url).collect(),
+        advertised => advertised.to_vec(),
+    };
+    let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
+    let tls_of_peers = peer_tls(&config)?;
+    let mut known = join::introduce(&config, known, &advertised, &client_urls, tls_of_peers.as_ref()).await?;
 
     let mut log_config = wal::Config::new(config.data_dir.join("wal"));
     log_config.segment_size_bytes = config.log_segment_bytes;
@@ -47,25 +63,13 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let own = Identity {
         cluster_id: known.cluster_id,
         member_id: known.member_id,
-        generation: engine.generation(),
+        generation: engine.generation().max(known.generation),
         incarnation: rand::random(),
+        directory: known.directory,
     };
-    let peer_listener = listen(config.listen_peer)?;
-    let peer_address = local_address(&peer_listener, config.listen_peer)?;
-    let also: Vec<TcpListener> =
-        config.also_listen_peer.iter().map(|wanted| listen(*wanted)).collect::<Result<_, _>>()?;
-    let ports = client_ports(&config)?;
-    let clients = ports.iter().find(|port| port.serves == Serves::Everything);
-    let client_address = clients.map(|port| port.address);
-    let client_urls = match config.advertise_client.as_slice() {
-        [] => ports.iter().filter(|port| port.serves == Serves::Everything).map(Port::url).collect(),
-        advertised => advertised.to_vec(),
-    };
-
-    let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
-    let founders = config.founders(&advertised, &known.lineage);
-    let moved = founders.iter().map(|(id, (_, address))| (*id, address.clone())).collect();
-    let peers = Arc::new(Peers::new(own, peer_tls(&config)?, moved));
+    let state_machine = |source| StartError::StateMachine { path: config.data_dir.join("db"), source };
+    let roster = Roster::new(Arc::clone(&engine)).map_err(state_machine)?;
+    let peers = Arc::new(Peers::new(own, tls_of_peers, Arc::clone(&roster)));
 
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();
@@ -73,7 +77,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let leases = Leases::new(Arc::clone(&engine));
     let area_path = config.data_dir.join("transfer");
     let area = Area::open(area_path.clone()).map_err(|source| StartError::Directory { path: area_path, source })?;
-    let machine = StateMachine::new(machine, Arc::clone(&area), Arc::clone(&waiters), Arc::clone(&leases));
+    let machine = StateMachine::new(machine, Arc::clone(&area), Arc::clone(&waiters), Arc::clone(&leases), roster);
     let applied = machine.watch_applied();
 
     let timing = Timing {
@@ -87,16 +91,19 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         .await
         .map_err(consensus)?;
     let keep_alive = KeepAlive { raft: raft.clone(), applied: applied.clone(), leases: Arc::clone(&leases) };
+    relocate(&mut known, &config, raft.members().await.map_err(consensus)?, &peers)?;
     let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone());
+    let door = Arc::new(OnceLock::new());
     let service = PeerService {
-        identity: own,
+        peers: Arc::clone(&peers),
         raft: raft.clone(),
-        area,
+        area: Arc::clone(&area),
         keep_alive: keep_alive.clone(),
         presence: Arc::clone(&presence),
         cancel: cancel.clone(),
         memory: Memory::new(wal.clone(), applied.clone()),
         engine: Arc::clone(&engine),
+        store: Arc::clone(&door),
     };
     let router = tonic::service::Routes::new(
         PeerServer::new(service)
@@ -114,11 +121,12 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         tasks.spawn(serve::serve(listener, tls.clone(), router.clone(), tasks.clone(), cancel.clone()));
     }
 
-    if !raft.is_initialized().await.map_err(consensus)? {
-        raft.initialize(first_members(&founders)).await.map_err(consensus)?;
+    if known.joined == Joined::Founder && !raft.is_initialized().await.map_err(consensus)? {
+        raft.initialize(first_members(&config.founders(&advertised, &known.lineage))).await.map_err(consensus)?;
     }
     tasks.spawn(presence.run(tasks.clone(), cancel.clone()));
 
+    let applied_changes = applied.clone();
     let (leaders_sender, leaders) = watch::channel(Arc::new(Leader::of(&raft.view())));
     let (fences, leadership) = watch::channel(None);
     let proposer = Proposer::new(
@@ -152,6 +160,12 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         engine,
         hub,
         peers,
+        area,
+        applied: applied_changes,
+        changing: tokio::sync::Mutex::default(),
+        advertised,
+        client_urls,
+        ended: watch::Sender::new(None),
         proposer,
         read_index,
         leases,
@@ -170,6 +184,8 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     upkeep::spawn(&inner, leaders_sender, fences);
 
     let store = Store { inner, caller: Caller::Internal };
+    // Nobody else sets it.
+    let _ = door.set(store.clone());
     for port in ports {
         let (tasks, closed) = (store.inner.port_tasks.clone(), store.inner.port.clone());
         let router = match port.serves {
@@ -193,11 +209,35 @@ fn open_machine(config: &Config) -> Result<apply::StateMachine, StartError> {
     apply::StateMachine::open(engine).map_err(|source| StartError::StateMachine { path, source })
 }
 
+/// Where the members are that the configuration has moved.
+fn relocate(
+    known: &mut identity::Identity,
+    config: &Config,
+    effective: BTreeMap<u64, (Node, bool)>,
+    peers: &Peers,
+) -> Result<(), StartError> {
+    let before = known.clone();
+    let members = peers.members();
+    let named = effective.into_iter().map(|(id, (node, _))| {
+        let name = members.known.get(&id).map_or(node.name.as_str(), |member| member.name()).to_owned();
+        (id, (name, node.peer_address))
+    });
+    identity::relocate(known, config, &named.collect());
+    if *known != before {
+        known.store(&config.data_dir)?;
+    }
+    for (id, moved) in &known.moved {
+        tracing::info!(member = format!("{id:x}"), from = moved.from, to = moved.to, "a member has moved");
+    }
+    peers.set_moved(known.moved.clone().into_iter().collect());
+    Ok(())
+}
+
 fn first_members(founders: &BTreeMap<u64, (String, String)>) -> BTreeMap<u64, Node> {
     founders
         .iter()
         .map(|(id, (name, address))| {
-            (*id, Node { name: name.clone(), peer_address: address.clone(), client_address: String::new() })
+            (*id, Node { name: name.clone(), peer_address: address.clone(), ..Node::default() })
         })
         .collect()
 }

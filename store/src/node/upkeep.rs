@@ -4,17 +4,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use metrics::{counter, gauge};
 use quorate_proto::fence::Fence;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
+use super::auth::Caller;
 use super::compare::Depth;
 use super::leadership::{self, Leader};
-use super::{Inner, compactor, compare, house};
-use crate::command::Operation;
+use super::membership::{Arrivals, Change};
+use super::{Inner, Store, compactor, compare, house, identity};
+use crate::command::{ApplyError, Attributes, Operation};
 use crate::error::StoreError;
+use crate::peer::Verdict;
 use crate::raft::{Role, View};
 
 /// How often leadership is looked at when nothing changes: a quorum falls silent
@@ -23,6 +25,9 @@ const LOOK: Duration = Duration::from_millis(50);
 
 /// How often leases are looked at; their times are whole seconds.
 const LEASE_TICK: Duration = Duration::from_millis(500);
+
+/// How often the leader looks at members that are arriving.
+const MEMBERS_TICK: Duration = Duration::from_millis(200);
 
 /// Remaining times of leases are kept this often.
 const CHECKPOINT_TICK: Duration = Duration::from_secs(1);
@@ -51,9 +56,17 @@ pub(super) fn spawn(inner: &Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fen
             cancel.run_until_cancelled(compactor::run(&inner, kept)).await
         });
     }
-    for task in
-        [Chore::Leases, Chore::Checkpoints, Chore::Log, Chore::Attributes, Chore::Space, Chore::Compare, Chore::Scrub]
-    {
+    inner.tasks.spawn(retire(Arc::clone(inner)));
+    for task in [
+        Chore::Leases,
+        Chore::Checkpoints,
+        Chore::Log,
+        Chore::Attributes,
+        Chore::Space,
+        Chore::Compare,
+        Chore::Scrub,
+        Chore::Members,
+    ] {
         let inner = Arc::clone(inner);
         inner.tasks.clone().spawn(async move {
             let cancel = inner.cancel.clone();
@@ -84,6 +97,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
         };
         if let Some(reason) = &view.failed
             && !inner.cancel.is_cancelled()
+            && inner.peers.verdict().borrow().is_none()
         {
             give_up(reason);
         }
@@ -171,10 +185,11 @@ enum Chore {
     Space,
     Compare,
     Scrub,
+    Members,
 }
 
 impl Chore {
-    async fn run(self, inner: &Inner) {
+    async fn run(self, inner: &Arc<Inner>) {
         let period = match self {
             Chore::Leases => LEASE_TICK,
             Chore::Checkpoints => CHECKPOINT_TICK,
@@ -182,11 +197,16 @@ impl Chore {
             Chore::Space => SPACE_TICK,
             Chore::Compare => inner.config.compare_interval,
             Chore::Scrub => inner.config.scrub_interval,
-            Chore::Attributes => return publish_attributes(inner).await,
+            Chore::Members => MEMBERS_TICK,
+            Chore::Attributes => {
+                publish_attributes(inner).await;
+                return publish_move(inner).await;
+            }
         };
         if period.is_zero() {
             return;
         }
+        let mut arrivals = Arrivals::default();
         let mut tick = interval(period);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -198,6 +218,7 @@ impl Chore {
                 Chore::Space => house::watch_space(inner).await,
                 Chore::Compare => compare::compare(inner, Depth::Hashes).await,
                 Chore::Scrub => compare::compare(inner, Depth::Contents).await,
+                Chore::Members => arrivals.tend(inner).await,
                 Chore::Attributes => {}
             }
         }
@@ -257,24 +278,86 @@ fn log_bytes(inner: &Inner) -> u64 {
     files.flatten().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
 
-/// Tells the cluster where clients reach this member, once somebody leads.
+/// Tells the cluster this member's name and where clients reach it, once somebody leads.
 async fn publish_attributes(inner: &Inner) {
-    if inner.client_urls.is_empty() {
-        return;
-    }
-    let attributes = Bytes::from(inner.client_urls.join(","));
+    let attributes = Attributes {
+        directory: inner.identity.directory,
+        name: inner.name.clone(),
+        client_urls: inner.client_urls.clone(),
+    };
     let member = inner.identity.member_id;
     loop {
         if inner.read_index.wait().await.is_ok() {
-            let known = inner.engine.member_attributes().unwrap_or_default();
-            if known.iter().any(|(id, said)| *id == member && *said == attributes) {
+            let members = inner.peers.members();
+            let known = members.known.get(&member).and_then(|known| known.said.as_ref());
+            if known == Some(&attributes) {
                 return;
             }
-            let operation = Operation::MemberAttributes { member, attributes: attributes.clone() };
-            if inner.proposer.propose(operation, None).await.is_ok() {
-                return;
+            let operation = Operation::MemberAttributes { member, attributes: attributes.encode() };
+            match inner.proposer.propose(operation, None).await {
+                Ok(_) => return,
+                Err(StoreError::Refused(ApplyError::MemberRemoved)) => inner.peers.condemn(Verdict::Removed),
+                Err(StoreError::Refused(ApplyError::OtherDirectory)) => inner.peers.condemn(Verdict::OtherDirectory),
+                Err(_) => {}
             }
         }
         tokio::time::sleep(LEASE_TICK).await;
     }
+}
+
+/// Tells the cluster where peers reach this member, if the configuration has moved it.
+async fn publish_move(inner: &Arc<Inner>) {
+    let id = inner.identity.member_id;
+    loop {
+        let members = inner.peers.members();
+        let known = members.known.get(&id).map(|known| known.node.peer_address.clone()).unwrap_or_default();
+        if known.is_empty() || inner.peers.address(id, &known) == known {
+            return;
+        }
+        let change = Change::Update { id, addresses: inner.advertised.clone() };
+        match (Store { inner: Arc::clone(inner), caller: Caller::Internal }).change(change).await {
+            Ok(_) => tracing::info!(address = inner.advertised, "the cluster knows where this member has moved"),
+            Err(error) => tracing::info!(%error, "the cluster does not know yet where this member has moved"),
+        }
+        tokio::time::sleep(LEASE_TICK).await;
+    }
+}
+
+/// Ends the member when its cluster says that it must not go on, and keeps its data
+/// directory from ever being used again.
+async fn retire(inner: Arc<Inner>) {
+    let mut verdicts = inner.peers.verdict();
+    let mut changes = inner.peers.roster_changes();
+    let verdict = loop {
+        if inner.peers.members().removed.contains(&inner.identity.member_id) {
+            break Verdict::Removed;
+        }
+        if let Some(verdict) = *verdicts.borrow_and_update() {
+            break verdict;
+        }
+        tokio::select! {
+            () = inner.cancel.cancelled() => return,
+            changed = verdicts.changed() => if changed.is_err() { return },
+            changed = changes.changed() => if changed.is_err() { return },
+        }
+    };
+    let reason = verdict.advice();
+    tracing::error!(reason, "this member takes no part in its cluster any more");
+    match identity::load(&inner.config) {
+        Ok(Some(mut identity)) => {
+            identity.ended = Some(reason.to_owned());
+            if let Err(error) = identity.store(&inner.config.data_dir) {
+                tracing::error!(%error, "the end was not noted in the data directory");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(%error, "the end was not noted in the data directory"),
+    }
+    inner.raft.shutdown().await;
+    inner.port.cancel();
+    inner.port_tasks.close();
+    // Whoever asked a member to remove itself still gets its answer.
+    let _ = tokio::time::timeout(super::CLOSE_TIMEOUT, inner.port_tasks.wait()).await;
+    inner.cancel.cancel();
+    inner.ended.send_replace(Some(reason));
 }

@@ -5,7 +5,9 @@
 //! another member is refused before anything looks at it.
 
 mod presence;
+mod roster;
 mod server;
+mod verdict;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,14 +18,18 @@ use quorate_proto::raft::{self as wire, peer_client};
 use quorate_transport::tls::{Reloading, STORE_SERVER_NAME};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
+use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
 use tokio_rustls::TlsConnector;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 pub(crate) use self::presence::Presence;
+pub(crate) use self::roster::{Known, Members, Roster};
 pub(crate) use self::server::{Memory, PeerService};
+pub(crate) use self::verdict::Verdict;
 
 /// A client of one peer.
 pub(crate) type PeerClient = peer_client::PeerClient<Channel>;
@@ -49,6 +55,8 @@ pub(crate) struct Identity {
     pub(crate) generation: u64,
     /// Chosen when the process started.
     pub(crate) incarnation: u64,
+    /// Chosen when the data directory was made.
+    pub(crate) directory: u64,
 }
 
 impl Identity {
@@ -103,11 +111,20 @@ pub(crate) struct PeerTls {
 pub(crate) struct Peers {
     identity: Identity,
     tls: Option<PeerTls>,
-    /// Where members are now, if the membership does not know better yet.
-    moved: HashMap<u64, String>,
+    roster: Arc<Roster>,
+    moved: Mutex<HashMap<u64, Moved>>,
+    verdict: watch::Sender<Option<Verdict>>,
     channels: Mutex<HashMap<(u64, Lane), (String, Channel)>>,
     /// What each peer has acknowledged to this member as the leader of a term.
     acknowledged: Mutex<HashMap<u64, Acknowledged>>,
+}
+
+/// An operator says that a member is elsewhere than the membership knows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Moved {
+    /// Believed only as long as the membership says this.
+    pub(crate) from: String,
+    pub(crate) to: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -117,15 +134,78 @@ struct Acknowledged {
 }
 
 impl Peers {
-    /// Without `tls`, members talk in plain text. `moved` overrides the addresses that
-    /// the membership knows.
-    pub(crate) fn new(identity: Identity, tls: Option<PeerTls>, moved: HashMap<u64, String>) -> Self {
-        Self { identity, tls, moved, channels: Mutex::default(), acknowledged: Mutex::default() }
+    /// Without `tls`, members talk in plain text.
+    pub(crate) fn new(identity: Identity, tls: Option<PeerTls>, roster: Arc<Roster>) -> Self {
+        Self {
+            identity,
+            tls,
+            roster,
+            moved: Mutex::default(),
+            verdict: watch::Sender::new(None),
+            channels: Mutex::default(),
+            acknowledged: Mutex::default(),
+        }
     }
 
-    /// Where `target` is, which the membership says to be at `known`.
-    pub(crate) fn address<'a>(&'a self, target: u64, known: &'a str) -> &'a str {
-        self.moved.get(&target).map_or(known, String::as_str)
+    /// Believes that members are elsewhere than the membership says.
+    pub(crate) fn set_moved(&self, moved: HashMap<u64, Moved>) {
+        *self.moved.lock().unwrap_or_else(PoisonError::into_inner) = moved;
+    }
+
+    /// Where `target` is, which the caller knows to be at `known`.
+    pub(crate) fn address(&self, target: u64, known: &str) -> String {
+        let members = self.roster.members();
+        let said = members.known.get(&target).map_or(known, |member| &member.node.peer_address);
+        let moved = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        moved.get(&target).filter(|moved| moved.from == said).map_or(said, |moved| &moved.to).to_owned()
+    }
+
+    pub(crate) fn members(&self) -> Arc<Members> {
+        self.roster.members()
+    }
+
+    pub(crate) fn roster_changes(&self) -> watch::Receiver<()> {
+        self.roster.changes()
+    }
+
+    /// Checks that a message is for this member, from one of the same cluster.
+    ///
+    /// # Errors
+    /// `FailedPrecondition`, naming what differs.
+    pub(crate) fn admit(&self, origin: Option<&wire::Origin>) -> Result<u64, Status> {
+        let from = self.identity.check(origin)?;
+        let Some(origin) = origin else { return Ok(from) };
+        if origin.to_directory != 0 && origin.to_directory != self.identity.directory {
+            self.condemn(Verdict::OtherDirectory);
+            return Err(Status::failed_precondition("quorate: this member has lost its data directory"));
+        }
+        match verdict::on(&self.roster.members(), from, origin.from_directory) {
+            Some(verdict) => Err(verdict.status(from)),
+            None => Ok(from),
+        }
+    }
+
+    /// Takes note when a peer's refusal says that this member must not go on.
+    pub(crate) fn hear(&self, status: &Status) {
+        if let Some(verdict) = Verdict::of(status) {
+            self.condemn(verdict);
+        }
+    }
+
+    /// This member must not go on.
+    pub(crate) fn condemn(&self, verdict: Verdict) {
+        self.verdict.send_if_modified(|known| {
+            let new = known.is_none();
+            if new {
+                *known = Some(verdict);
+            }
+            new
+        });
+    }
+
+    /// Why this member must not go on, once it must not.
+    pub(crate) fn verdict(&self) -> watch::Receiver<Option<Verdict>> {
+        self.verdict.subscribe()
     }
 
     pub(crate) fn identity(&self) -> Identity {
@@ -156,43 +236,57 @@ impl Peers {
             generation: self.identity.generation,
             from_member: self.identity.member_id,
             to_member: target,
+            from_directory: self.identity.directory,
+            to_directory: self.roster.members().directory(target),
         }
     }
 
-    /// A client of `target`, which the membership says to be at `known`. Connects at its first call, and
-    /// again after a loss.
-    ///
-    /// # Errors
-    /// When the address is not `host:port`.
-    pub(crate) fn client(&self, target: u64, known: &str, lane: Lane) -> Result<PeerClient, tonic::transport::Error> {
+    /// A client of `target`, which the caller knows to be at `known`. Connects at its first
+    /// call, and again after a loss.
+    pub(crate) fn client(&self, target: u64, known: &str, lane: Lane) -> PeerClient {
         let address = self.address(target, known);
         let mut channels = self.channels.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = channels.get(&(target, lane)).filter(|(at, _)| at == address);
+        let known = channels.get(&(target, lane)).filter(|(at, _)| *at == address);
         let channel = match known {
             Some((_, channel)) => channel.clone(),
             None => {
-                let channel = self.open(address)?;
-                channels.insert((target, lane), (address.to_owned(), channel.clone()));
+                let channel = open(&address, self.tls.as_ref());
+                channels.insert((target, lane), (address, channel.clone()));
                 channel
             }
         };
-        Ok(PeerClient::new(channel)
-            .max_decoding_message_size(MAX_MESSAGE_BYTES)
-            .max_encoding_message_size(MAX_MESSAGE_BYTES))
+        client(channel)
     }
+}
 
-    fn open(&self, address: &str) -> Result<Channel, tonic::transport::Error> {
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))?
-            .connect_timeout(CONNECT_TIMEOUT)
-            .initial_stream_window_size(WINDOW_BYTES)
-            .initial_connection_window_size(WINDOW_BYTES)
-            .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-            .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-            .keep_alive_while_idle(true);
-        let tls = self.tls.clone();
-        let dial = tower::service_fn(move |uri: Uri| dial(uri, tls.clone()));
-        Ok(endpoint.connect_with_connector_lazy(dial))
-    }
+fn client(channel: Channel) -> PeerClient {
+    PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+/// A client of whoever listens at `addresses`: for a process that does not know its
+/// cluster yet.
+pub(crate) fn stranger(addresses: &str, tls: Option<&PeerTls>) -> PeerClient {
+    client(open(addresses, tls))
+}
+
+/// The `host:port`s of a member, which are separated by commas.
+pub(crate) fn split(addresses: &str) -> impl Iterator<Item = &str> {
+    addresses.split(',').map(str::trim).filter(|address| !address.is_empty())
+}
+
+fn open(addresses: &str, tls: Option<&PeerTls>) -> Channel {
+    // A member has several addresses, a URI only one: dialling knows them.
+    let endpoint = Endpoint::from_static("http://peer")
+        .connect_timeout(CONNECT_TIMEOUT)
+        .initial_stream_window_size(WINDOW_BYTES)
+        .initial_connection_window_size(WINDOW_BYTES)
+        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
+        .keep_alive_while_idle(true);
+    let tls = tls.cloned();
+    let addresses: Arc<[String]> = split(addresses).map(str::to_owned).collect();
+    let dial = tower::service_fn(move |_: Uri| dial(Arc::clone(&addresses), tls.clone()));
+    endpoint.connect_with_connector_lazy(dial)
 }
 
 trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -200,14 +294,23 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A peer that is known by its key may answer at any address: it holds a certificate of
 /// the cluster's authority for members of a store.
-async fn dial(uri: Uri, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
-    let address = uri.authority().map(ToString::to_string).unwrap_or_default();
-    let stream = TcpStream::connect(address).await?;
+async fn dial(addresses: Arc<[String]>, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
+    let mut failed = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the member has no address");
+    for address in addresses.iter() {
+        match TcpStream::connect(address).await {
+            Ok(stream) => return secure(stream, address, tls).await,
+            Err(error) => failed = error,
+        }
+    }
+    Err(failed)
+}
+
+async fn secure(stream: TcpStream, address: &str, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
     stream.set_nodelay(true)?;
     let stream: Box<dyn Duplex> = match tls {
         None => Box::new(stream),
         Some(tls) => {
-            let host = uri.host().unwrap_or_default().trim_matches(['[', ']']);
+            let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
             let name = if tls.by_key { STORE_SERVER_NAME } else { host };
             let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
             Box::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?)
@@ -221,11 +324,38 @@ mod tests {
     use tonic::Code;
 
     use super::*;
+    use crate::mvcc::{self, Engine};
+
+    fn sample() -> (Peers, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = Engine::open(mvcc::Config::new(directory.path().join("db"))).unwrap();
+        let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0, directory: 5 };
+        (Peers::new(identity, None, Roster::new(Arc::new(engine)).unwrap()), directory)
+    }
+
+    #[test]
+    fn a_move_is_believed_until_the_membership_says_otherwise() {
+        let (peers, _directory) = sample();
+        assert_eq!(peers.address(1, "a:1"), "a:1");
+        peers.set_moved(HashMap::from([(1, Moved { from: "a:1".into(), to: "b:1".into() })]));
+        assert_eq!(peers.address(1, "a:1"), "b:1");
+        assert_eq!(peers.address(1, "c:1"), "c:1", "moved again, by the membership");
+    }
+
+    #[test]
+    fn a_message_for_another_data_directory_condemns_this_one() {
+        let (peers, _directory) = sample();
+        let origin = wire::Origin { cluster_id: 7, generation: 3, from_member: 1, to_member: 2, ..Default::default() };
+        assert_eq!(peers.admit(Some(&wire::Origin { to_directory: 5, ..origin })).unwrap(), 1);
+        assert_eq!(*peers.verdict().borrow(), None);
+        let status = peers.admit(Some(&wire::Origin { to_directory: 6, ..origin })).unwrap_err();
+        assert_eq!(status.code(), Code::FailedPrecondition);
+        assert_eq!(*peers.verdict().borrow(), Some(Verdict::OtherDirectory));
+    }
 
     #[test]
     fn a_peer_that_takes_back_what_it_acknowledged_has_lost_its_log() {
-        let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0 };
-        let peers = Peers::new(identity, None, HashMap::new());
+        let (peers, _directory) = sample();
         assert!(!peers.has_lost(1, 4, 0), "nothing was acknowledged");
         peers.acknowledged(1, 4, 10);
         peers.acknowledged(1, 4, 8);
@@ -238,8 +368,8 @@ mod tests {
 
     #[test]
     fn messages_of_others_are_refused() {
-        let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0 };
-        let good = wire::Origin { cluster_id: 7, generation: 3, from_member: 1, to_member: 2 };
+        let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0, directory: 5 };
+        let good = wire::Origin { cluster_id: 7, generation: 3, from_member: 1, to_member: 2, ..Default::default() };
         assert_eq!(identity.check(Some(&good)).unwrap(), 1);
         let check = |origin: Option<wire::Origin>, text: &str| {
             let status = identity.check(origin.as_ref()).unwrap_err();

@@ -121,7 +121,7 @@ impl Presence {
             return true;
         }
         let Some(node) = view.node(reign.leader) else { return false };
-        let gone = refuses(self.peers.address(reign.leader, &node.peer_address)).await;
+        let gone = refuses(&self.peers.address(reign.leader, &node.peer_address)).await;
         if gone {
             *self.lock() = Some(reign);
         }
@@ -142,7 +142,7 @@ impl Presence {
                 while let Some(Ok(_)) = stream.next().await {}
                 lost = true;
             }
-            if lost && refuses(self.peers.address(peer, &address)).await {
+            if lost && refuses(&self.peers.address(peer, &address)).await {
                 lost = false;
                 self.ended(peer).await;
             }
@@ -151,9 +151,15 @@ impl Presence {
     }
 
     async fn open(&self, peer: u64, address: &str) -> Option<(u64, tonic::Streaming<wire::PresenceResponse>)> {
-        let mut client = self.peers.client(peer, address, Lane::Presence).ok()?;
+        let mut client = self.peers.client(peer, address, Lane::Presence);
         let request = wire::PresenceRequest { origin: Some(self.peers.origin(peer)) };
-        let mut stream = client.presence(request).await.ok()?.into_inner();
+        let mut stream = match client.presence(request).await {
+            Ok(answer) => answer.into_inner(),
+            Err(status) => {
+                self.peers.hear(&status);
+                return None;
+            }
+        };
         let first = stream.next().await?.ok()?;
         Some((first.incarnation, stream))
     }
@@ -188,7 +194,7 @@ impl Presence {
             .filter(|id| **id != own && **id != reign.leader)
             .filter_map(|id| Some((*id, view.node(*id)?.peer_address.clone())))
             .map(|(id, address)| async move {
-                let mut client = self.peers.client(id, &address, Lane::Control).ok()?;
+                let mut client = self.peers.client(id, &address, Lane::Control);
                 let request = wire::LeaderGoneRequest {
                     origin: Some(self.peers.origin(id)),
                     leader: reign.leader,
@@ -228,12 +234,15 @@ fn turn(view: &View, own: u64, gone: u64) -> Option<u32> {
     u32::try_from(place).ok()
 }
 
-/// Whether nobody listens at `address`, said by the machine itself.
-async fn refuses(address: &str) -> bool {
-    match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
-        Ok(Err(error)) => error.kind() == io::ErrorKind::ConnectionRefused,
-        Ok(Ok(_)) | Err(_) => false,
+/// Whether nobody listens at any of `addresses`, said by the machine itself.
+async fn refuses(addresses: &str) -> bool {
+    for address in super::split(addresses) {
+        match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
+            Ok(_) | Err(_) => return false,
+        }
     }
+    true
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! What a member answers to its peers.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -14,12 +14,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Identity, Presence};
-use crate::command::Command;
+use super::{Peers, Presence};
+use crate::command::{Attributes, Command};
 use crate::error::StoreError;
 use crate::mvcc::Engine;
-use crate::node::compare;
 use crate::node::leases::KeepAlive;
+use crate::node::{Store, compare};
 use crate::raft::snapshot::{Area, Directory, Receiver};
 use crate::raft::{self, Applied, Checkpoint, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
 use crate::telemetry;
@@ -38,7 +38,7 @@ type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 /// The peer port's service.
 pub(crate) struct PeerService {
-    pub(crate) identity: Identity,
+    pub(crate) peers: Arc<Peers>,
     pub(crate) raft: Raft,
     pub(crate) area: Arc<Area>,
     pub(crate) keep_alive: KeepAlive,
@@ -47,6 +47,18 @@ pub(crate) struct PeerService {
     pub(crate) cancel: CancellationToken,
     pub(crate) memory: Memory,
     pub(crate) engine: Arc<Engine>,
+    /// The member that this is the door of, once it has started.
+    pub(crate) store: Arc<OnceLock<Store>>,
+}
+
+impl PeerService {
+    fn admit(&self, origin: Option<&wire::Origin>) -> Result<u64, Status> {
+        self.peers.admit(origin)
+    }
+
+    fn store(&self) -> Result<&Store, Status> {
+        self.store.get().ok_or_else(|| Status::unavailable("quorate: this member is starting"))
+    }
 }
 
 /// Whether this member still holds what it once acknowledged. One that does not must
@@ -103,12 +115,12 @@ impl Peer for PeerService {
         request: Request<Streaming<wire::AppendRequest>>,
     ) -> Result<Response<Self::AppendStream>, Status> {
         self.memory.check()?;
-        let identity = self.identity;
+        let peers = Arc::clone(&self.peers);
         // The first message that is not for this member ends the stream; so does the
         // end of this process.
         let requests = request.into_inner().scan((), move |(), message| {
             let accepted = message.and_then(|message| {
-                identity.check(message.origin.as_ref())?;
+                peers.admit(message.origin.as_ref())?;
                 count(&message);
                 Ok(message)
             });
@@ -124,7 +136,7 @@ impl Peer for PeerService {
 
     async fn heartbeat(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         self.memory.check_heartbeat(&request)?;
         count(&request);
         self.raft.heartbeat(request).await.map(Response::new).map_err(refused)
@@ -132,7 +144,7 @@ impl Peer for PeerService {
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let mut request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         self.memory.check()?;
         // The lease protects a leader that lives. This one is known not to.
         request.leadership_transfer |= self.presence.leader_is_gone();
@@ -141,9 +153,30 @@ impl Peer for PeerService {
 
     async fn pre_vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         self.memory.check()?;
         self.raft.pre_vote(request).await.map(Response::new).map_err(refused)
+    }
+
+    async fn offer_snapshot(
+        &self,
+        request: Request<wire::SnapshotHeader>,
+    ) -> Result<Response<wire::SnapshotWanted>, Status> {
+        let header = request.into_inner();
+        self.admit(header.origin.as_ref())?;
+        let Some(turn) = self.area.turn() else {
+            return Err(Status::unavailable("quorate: this member is receiving another snapshot"));
+        };
+        let area = Arc::clone(&self.area);
+        let missing = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            area.missing(&header.files)
+        });
+        let files = missing
+            .await
+            .map_err(|error| Status::internal(format!("quorate: {error}")))?
+            .map_err(|error| Status::data_loss(format!("quorate: {error}")))?;
+        Ok(Response::new(wire::SnapshotWanted { files }))
     }
 
     async fn install_snapshot(
@@ -155,13 +188,14 @@ impl Peer for PeerService {
         let Some(Part::Header(header)) = chunks.message().await?.and_then(|chunk| chunk.part) else {
             return Err(Status::invalid_argument("quorate: a snapshot does not begin with its header"));
         };
-        let from = self.identity.check(header.origin.as_ref())?;
-        tracing::info!(from = format!("{from:x}"), files = header.files.len(), "receiving a snapshot");
+        let from = self.admit(header.origin.as_ref())?;
+        let (files, missing) = (header.files.len(), header.following.len());
+        tracing::info!(from = format!("{from:x}"), files, missing, "receiving a snapshot");
         let data = chunks.map(|chunk| match chunk?.part {
             Some(Part::Data(data)) => Ok(data),
             _ => Err(Status::invalid_argument("quorate: a snapshot has two headers")),
         });
-        let directory = self.receive(header.files.clone(), data).await?;
+        let directory = self.receive(header.clone(), data).await?;
         self.raft.install_snapshot(header, directory).await.map(Response::new).map_err(refused)
     }
 
@@ -170,13 +204,13 @@ impl Peer for PeerService {
         request: Request<wire::TransferLeaderRequest>,
     ) -> Result<Response<wire::TransferLeaderResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         self.raft.handle_transfer_leader(request).await.map(Response::new).map_err(refused)
     }
 
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         let mut proposals = Vec::with_capacity(request.commands.len());
         for bytes in request.commands {
             // Checked here: an entry that no member can read would stop them all.
@@ -198,7 +232,7 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::ReadIndexRequest>,
     ) -> Result<Response<wire::ReadIndexResponse>, Status> {
-        self.identity.check(request.into_inner().origin.as_ref())?;
+        self.admit(request.into_inner().origin.as_ref())?;
         match self.raft.read_index().await {
             Ok(index) => Ok(Response::new(wire::ReadIndexResponse { index })),
             Err(ReadIndexError::NotLeader) => Err(not_leader()),
@@ -211,7 +245,7 @@ impl Peer for PeerService {
         request: Request<wire::LeaseRequest>,
     ) -> Result<Response<wire::LeaseResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         let ttl = self.keep_alive.renew(request.id).await.map_err(cannot_say)?;
         Ok(Response::new(wire::LeaseResponse { ttl, ..Default::default() }))
     }
@@ -221,7 +255,7 @@ impl Peer for PeerService {
         request: Request<wire::LeaseRequest>,
     ) -> Result<Response<wire::LeaseResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         let answer = self.keep_alive.time_to_live(request.id, request.keys).await.map_err(cannot_say)?;
         Ok(Response::new(answer))
     }
@@ -230,8 +264,8 @@ impl Peer for PeerService {
         &self,
         request: Request<wire::PresenceRequest>,
     ) -> Result<Response<Self::PresenceStream>, Status> {
-        self.identity.check(request.into_inner().origin.as_ref())?;
-        let first = wire::PresenceResponse { incarnation: self.identity.incarnation };
+        self.admit(request.into_inner().origin.as_ref())?;
+        let first = wire::PresenceResponse { incarnation: self.peers.identity().incarnation };
         let rest = stream::pending().take_until(self.cancel.clone().cancelled_owned());
         Ok(Response::new(Box::pin(stream::once(async move { Ok(first) }).chain(rest))))
     }
@@ -241,7 +275,7 @@ impl Peer for PeerService {
         request: Request<wire::StateHashRequest>,
     ) -> Result<Response<wire::StateHashResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         let mut applied = self.memory.applied.clone();
         let reached = raft::applied_at_least(&mut applied, request.index);
         if !matches!(tokio::time::timeout(APPLY_WAIT, reached).await, Ok(Ok(()))) {
@@ -267,13 +301,15 @@ impl Peer for PeerService {
         let Some(Part::Header(header)) = chunks.message().await?.and_then(|chunk| chunk.part) else {
             return Err(Status::invalid_argument("quorate: a state lacks its header"));
         };
-        let from = self.identity.check(header.origin.as_ref())?;
+        let from = self.admit(header.origin.as_ref())?;
         tracing::warn!(from = format!("{from:x}"), "this member differs from the majority: replacing its state");
         let data = chunks.map(|chunk| match chunk?.part {
             Some(Part::Data(data)) => Ok(data),
             _ => Err(Status::invalid_argument("quorate: a state has two headers")),
         });
-        let directory = self.receive(header.files, data).await?;
+        let following = (0..u32::try_from(header.files.len()).unwrap_or(u32::MAX)).collect();
+        let files = wire::SnapshotHeader { files: header.files, following, ..Default::default() };
+        let directory = self.receive(files, data).await?;
         let mut applied = self.memory.applied.clone();
         let reached = raft::applied_at_least(&mut applied, header.index);
         if !matches!(tokio::time::timeout(RESEED_WAIT, reached).await, Ok(Ok(()))) {
@@ -290,8 +326,41 @@ impl Peer for PeerService {
         request: Request<wire::LeaderGoneRequest>,
     ) -> Result<Response<wire::LeaderGoneResponse>, Status> {
         let request = request.into_inner();
-        self.identity.check(request.origin.as_ref())?;
+        self.admit(request.origin.as_ref())?;
         Ok(Response::new(wire::LeaderGoneResponse { agreed: self.presence.agree(&request).await }))
+    }
+
+    async fn describe(&self, _: Request<wire::DescribeRequest>) -> Result<Response<wire::DescribeResponse>, Status> {
+        let identity = self.peers.identity();
+        Ok(Response::new(wire::DescribeResponse {
+            cluster_id: identity.cluster_id,
+            generation: identity.generation,
+            members: self.peers.members().describe(),
+        }))
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinResponse>, Status> {
+        let request = request.into_inner();
+        if request.cluster_id != self.peers.identity().cluster_id {
+            return Err(Status::failed_precondition("etcdserver: cluster ID mismatch"));
+        }
+        let attributes =
+            Attributes { directory: request.directory, name: request.name, client_urls: request.client_urls };
+        let refusal = match self.store()?.tie(request.member, &attributes).await {
+            Ok(()) => String::new(),
+            Err(StoreError::Refused(refused)) => refused.to_string(),
+            Err(error) => return Err(error.into()),
+        };
+        Ok(Response::new(wire::JoinResponse { refusal }))
+    }
+
+    async fn change_members(
+        &self,
+        request: Request<wire::ChangeMembersRequest>,
+    ) -> Result<Response<wire::ChangeMembersResponse>, Status> {
+        let request = request.into_inner();
+        self.admit(request.origin.as_ref())?;
+        self.store()?.answer_change(request).await.map(Response::new)
     }
 }
 
@@ -304,13 +373,16 @@ impl PeerService {
     /// Writes the files of a checkpoint as they arrive.
     async fn receive(
         &self,
-        files: Vec<wire::SnapshotFile>,
+        header: wire::SnapshotHeader,
         data: impl Stream<Item = Result<Bytes, Status>> + Send,
     ) -> Result<Directory, Status> {
+        let Some(_turn) = self.area.turn() else {
+            return Err(Status::unavailable("quorate: this member is receiving another snapshot"));
+        };
         let (sender, mut queue) = mpsc::channel::<Bytes>(SNAPSHOT_QUEUE);
-        let directory = self.area.reserve();
+        let area = Arc::clone(&self.area);
         let writer = tokio::task::spawn_blocking(move || {
-            let mut receiver = Receiver::new(directory, files)?;
+            let mut receiver = Receiver::new(&area, &header)?;
             while let Some(data) = queue.blocking_recv() {
                 receiver.write(&data)?;
             }

@@ -35,7 +35,7 @@ pub(crate) fn founded(members: &BTreeMap<u64, (String, String)>) -> Founded {
     let nodes: BTreeMap<u64, Node> = members
         .iter()
         .map(|(id, (name, address))| {
-            (*id, Node { name: name.clone(), peer_address: address.clone(), client_address: String::new() })
+            (*id, Node { name: name.clone(), peer_address: address.clone(), ..Node::default() })
         })
         .collect();
     let voters = BTreeSet::from_iter(members.keys().copied());
@@ -69,7 +69,8 @@ pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result
             let payload = match entry.payload {
                 EntryPayload::Blank => Payload::Blank,
                 EntryPayload::Membership(membership) => {
-                    Payload::Membership(types::encode_stored(entry.log_id, &membership))
+                    let ids = membership.nodes().map(|(id, _)| *id).collect();
+                    Payload::Membership { stored: types::encode_stored(entry.log_id, &membership), ids }
                 }
                 EntryPayload::Normal(proposal) => {
                     Payload::Command(Command::decode(proposal.command()).map_err(io::Error::other)?)

@@ -18,13 +18,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::{ClientWriteError, LinearizableReadError, RaftError};
+use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
 use openraft::impls::ProgressResponder;
-use openraft::raft::{TransferLeaderError, TransferLeaderRequest, VoteRequest};
-use openraft::{Instant, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy};
+use openraft::raft::{Precondition, TransferLeaderError, TransferLeaderRequest, VoteRequest};
+use openraft::{
+    ChangeMembers, EntryPayload, Instant, Membership, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
+};
 use quorate_proto::raft as wire;
 use tokio::sync::watch;
 
@@ -78,6 +81,10 @@ pub(crate) struct View {
     pub(crate) quorum_age: Option<Duration>,
     /// All members, and whether they vote.
     pub(crate) members: BTreeMap<u64, (Node, bool)>,
+    /// The entry that says so; it may not be committed yet.
+    pub(crate) members_at: Applied,
+    /// On a leader: how long ago each peer last answered.
+    pub(crate) heard: BTreeMap<u64, Duration>,
     /// On a leader: what each peer is known to hold.
     pub(crate) matched: BTreeMap<u64, u64>,
     /// Consensus ended by an error, which it names.
@@ -99,6 +106,20 @@ pub(crate) enum ProposeError {
     /// It may still be committed.
     #[error("leadership changed before the entry was committed")]
     Unknown,
+    #[error("consensus has stopped: {0}")]
+    Stopped(String),
+}
+
+/// Why the members were not changed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChangeError {
+    #[error("this member does not lead")]
+    NotLeader,
+    /// The members are others than the caller believes, or a change is under way.
+    #[error("another change came first")]
+    Busy,
+    #[error("consensus refuses the change: {0}")]
+    Refused(String),
     #[error("consensus has stopped: {0}")]
     Stopped(String),
 }
@@ -173,6 +194,15 @@ impl Raft {
         self.core.is_initialized().await.map_err(io::Error::other)
     }
 
+    /// The members as the log has them, also before any view says so.
+    ///
+    /// # Errors
+    /// When consensus has stopped.
+    pub(crate) async fn members(&self) -> io::Result<BTreeMap<u64, (Node, bool)>> {
+        let read = |state: &openraft::RaftState<Types>| members_of(state.membership_state.effective().membership());
+        self.core.with_raft_state(read).await.map_err(io::Error::other)
+    }
+
     pub(crate) fn view(&self) -> View {
         view(&self.core.metrics().borrow_watched())
     }
@@ -192,6 +222,46 @@ impl Raft {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
             Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
+    }
+
+    /// On the leader: makes `members` (and whether they vote) the members, if they are still
+    /// those of entry `at`. One voter at most may come or go. Returns the entry that says
+    /// so, once it is applied here.
+    pub(crate) async fn change_members(
+        &self,
+        members: BTreeMap<u64, (Node, bool)>,
+        at: Applied,
+    ) -> Result<u64, ChangeError> {
+        let unchanged =
+            Precondition::LastMembershipLogId { last_membership_log_id: Some(types::log_id(at.term, at.index)) };
+        let known = self.view().members;
+        let moved: BTreeMap<u64, Node> = members
+            .iter()
+            .filter(|(id, (node, _))| known.get(id).is_some_and(|(before, _)| before != node))
+            .map(|(id, (node, _))| (*id, node.clone()))
+            .collect();
+        let outcome = if moved.is_empty() {
+            let voters = members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id).collect();
+            let nodes: BTreeMap<u64, Node> = members.into_iter().map(|(id, (node, _))| (id, node)).collect();
+            let next = Membership::new(vec![voters], nodes).map_err(|error| ChangeError::Refused(error.to_string()))?;
+            self.core.append_membership(next, EntryPayload::Blank, [unchanged]).await
+        } else {
+            self.core.change_membership_if(ChangeMembers::SetNodes(moved), true, [unchanged]).await
+        };
+        match outcome {
+            Ok(done) => Ok(done.log_id.index),
+            Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => Err(ChangeError::NotLeader),
+            Err(RaftError::APIError(
+                ClientWriteError::PreconditionFailed(_) | ClientWriteError::LogEntryDiscarded(_),
+            )) => Err(ChangeError::Busy),
+            Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => match error {
+                ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_) => {
+                    Err(ChangeError::Busy)
+                }
+                error => Err(ChangeError::Refused(error.to_string())),
+            },
+            Err(RaftError::Fatal(fatal)) => Err(ChangeError::Stopped(fatal.to_string())),
         }
     }
 
@@ -371,6 +441,16 @@ pub(crate) async fn applied_at_least(
     applied.wait_for(|applied| applied.index >= index).await.map(|_| ())
 }
 
+/// The members of a membership as the state machine keeps it, and whether they vote.
+pub(crate) fn decode_members(stored: Option<Bytes>) -> Result<BTreeMap<u64, (Node, bool)>, DecodeError> {
+    Ok(members_of(types::decode_stored(stored)?.membership()))
+}
+
+fn members_of(membership: &Membership<u64, Node>) -> BTreeMap<u64, (Node, bool)> {
+    let voters: Vec<u64> = membership.voter_ids().collect();
+    membership.nodes().map(|(id, node)| (*id, (node.clone(), voters.contains(id)))).collect()
+}
+
 /// The term of the vote that the log holds: 0 without one, none if it does not decode.
 pub(crate) fn vote_term(wal: &Wal) -> Option<u64> {
     match wal.vote() {
@@ -406,8 +486,6 @@ fn config(timing: Timing) -> openraft::Config {
 }
 
 fn view(metrics: &RaftMetrics<Types>) -> View {
-    let membership = metrics.membership_config.membership();
-    let voters: Vec<u64> = membership.voter_ids().collect();
     let index = |id: &Option<openraft::alias::LogIdOf<Types>>| id.map_or(0, |id| id.index);
     View {
         term: metrics.current_term,
@@ -428,7 +506,19 @@ fn view(metrics: &RaftMetrics<Types>) -> View {
         snapshot: index(&metrics.snapshot),
         purged: index(&metrics.purged),
         quorum_age: metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed()),
-        members: membership.nodes().map(|(id, node)| (*id, (node.clone(), voters.contains(id)))).collect(),
+        members_at: metrics
+            .membership_config
+            .log_id()
+            .as_ref()
+            .map(|id| Applied { index: id.index, term: id.leader_id.term })
+            .unwrap_or_default(),
+        heard: metrics
+            .heartbeat
+            .iter()
+            .flatten()
+            .filter_map(|(id, instant)| Some((*id, instant.as_ref()?.elapsed())))
+            .collect(),
+        members: members_of(metrics.membership_config.membership()),
         matched: metrics
             .replication
             .iter()

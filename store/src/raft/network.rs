@@ -33,8 +33,11 @@ const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 /// Messages of a snapshot read ahead of the network.
 const SNAPSHOT_QUEUE: usize = 4;
 
-/// A snapshot that takes longer is begun anew: 100 GB at 30 MB/s.
+/// A snapshot that takes longer is begun anew, with what has arrived: 100 GB at 30 MB/s.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(3600);
+
+/// The receiver reads what it has of an attempt before: 100 GB at 300 MB/s.
+const OFFER_TIMEOUT: Duration = Duration::from_secs(400);
 
 /// Waits between attempts at a peer that does not answer. A restarted member is
 /// wanted back at once, and an attempt on a closed port costs next to nothing.
@@ -89,8 +92,8 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    fn client(&self, lane: Lane) -> Result<PeerClient, Unreachable<Types>> {
-        self.peers.client(self.target, &self.address, lane).map_err(Unreachable::from_string)
+    fn client(&self, lane: Lane) -> PeerClient {
+        self.peers.client(self.target, &self.address, lane)
     }
 
     fn origin(&self) -> wire::Origin {
@@ -102,12 +105,12 @@ impl Connection {
         request: AppendEntriesRequest<Types>,
         limit: Duration,
     ) -> Result<StreamAppendResult<Types>, RpcError> {
-        let mut client = self.client(Lane::Control)?;
+        let mut client = self.client(Lane::Control);
         let term = request.vote.leader_id.term;
         let message = types::append_to_wire(self.origin(), &request);
         telemetry::sent(self.target, message.encoded_len());
         let asked = Instant::now();
-        let answer = within(limit, client.heartbeat(message)).await?;
+        let answer = within(&self.peers, limit, client.heartbeat(message)).await?;
         telemetry::round_trip(self.target, asked.elapsed());
         checked(&self.peers, self.target, term, answer)
     }
@@ -118,7 +121,7 @@ impl Connection {
         pre: bool,
         limit: Duration,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        let mut client = self.client(Lane::Control)?;
+        let mut client = self.client(Lane::Control);
         let message = wire::VoteRequest {
             origin: Some(self.origin()),
             vote: Some(types::vote_to_wire(&request.vote)),
@@ -126,9 +129,9 @@ impl Connection {
             leadership_transfer: request.leadership_transfer,
         };
         let answer = if pre {
-            within(limit, client.pre_vote(message)).await?
+            within(&self.peers, limit, client.pre_vote(message)).await?
         } else {
-            within(limit, client.vote(message)).await?
+            within(&self.peers, limit, client.vote(message)).await?
         };
         Ok(VoteResponse {
             vote: types::required_vote(answer.vote).map_err(garbled)?,
@@ -160,12 +163,16 @@ fn checked(
 }
 
 async fn within<T>(
+    peers: &Peers,
     limit: Duration,
     call: impl Future<Output = Result<tonic::Response<T>, Status>>,
 ) -> Result<T, RpcError> {
     match tokio::time::timeout(limit.max(MIN_TIMEOUT), call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) => Err(unreachable_peer(&status)),
+        Ok(Err(status)) => {
+            peers.hear(&status);
+            Err(unreachable_peer(&status))
+        }
         Err(elapsed) => Err(RPCError::Network(NetworkError::new(&elapsed))),
     }
 }
@@ -211,7 +218,7 @@ impl RaftNetworkV2<Types> for Connection {
                 let answer = self.heartbeat(first, option.hard_ttl()).await?;
                 return Ok(stream::once(async { Ok(answer) }).boxed());
             }
-            let mut client = self.client(Lane::Entries)?;
+            let mut client = self.client(Lane::Entries);
             let origin = self.origin();
             let term = first.vote.leader_id.term;
             let target = self.target;
@@ -220,7 +227,7 @@ impl RaftNetworkV2<Types> for Connection {
                 telemetry::sent(target, message.encoded_len());
                 message
             });
-            let answers = within(option.hard_ttl(), client.append(outbound)).await?;
+            let answers = within(&self.peers, option.hard_ttl(), client.append(outbound)).await?;
             let peers = Arc::clone(&self.peers);
             let inbound = answers.map(move |answer| match answer {
                 Ok(answer) => checked(&peers, target, term, answer),
@@ -249,19 +256,29 @@ impl RaftNetworkV2<Types> for Connection {
         cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<Types>, StreamingError<Types>> {
-        let mut client = self.client(Lane::Snapshots)?;
-        let origin = self.origin();
+        let mut client = self.client(Lane::Snapshots);
+        let path = snapshot.snapshot.path().to_owned();
+        let described = tokio::task::spawn_blocking(move || snapshot::describe(&path)).await;
+        let files = match described.map_err(std::io::Error::other).flatten() {
+            Ok(files) => files,
+            Err(error) => return Err(StreamingError::Network(NetworkError::new(&error))),
+        };
+        let mut header = wire::SnapshotHeader {
+            origin: Some(self.origin()),
+            vote: Some(types::vote_to_wire(&vote)),
+            last_log_id: snapshot.meta.last_log_id.as_ref().map(types::log_id_to_wire),
+            membership: Some(types::stored_to_wire(&snapshot.meta.last_membership)),
+            files,
+            following: Vec::new(),
+        };
+        // What the peer has of an attempt before is not sent again.
+        let wanted = within(&self.peers, OFFER_TIMEOUT, client.offer_snapshot(header.clone())).await?;
+        header.following = wanted.files;
         let (sender, receiver) = mpsc::channel(SNAPSHOT_QUEUE);
         let reader = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
             let directory = snapshot.snapshot;
-            let files = snapshot::describe(directory.path())?;
-            let header = wire::SnapshotHeader {
-                origin: Some(origin),
-                vote: Some(types::vote_to_wire(&vote)),
-                last_log_id: snapshot.meta.last_log_id.as_ref().map(types::log_id_to_wire),
-                membership: Some(types::stored_to_wire(&snapshot.meta.last_membership)),
-                files: files.clone(),
-            };
+            let files = snapshot::following(&header)
+                .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))?;
             let send = |part| sender.blocking_send(wire::SnapshotChunk { part: Some(part) }).is_ok();
             if send(wire::snapshot_chunk::Part::Header(header)) {
                 snapshot::read_files(directory.path(), &files, |data| send(wire::snapshot_chunk::Part::Data(data)))?;
@@ -291,14 +308,14 @@ impl RaftNetworkV2<Types> for Connection {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RpcError> {
-        let mut client = self.client(Lane::Control)?;
+        let mut client = self.client(Lane::Control);
         let message = wire::TransferLeaderRequest {
             origin: Some(self.origin()),
             from: Some(types::vote_to_wire(request.from_leader())),
             to: *request.to_node_id(),
             last_log_id: request.last_log_id().map(types::log_id_to_wire),
         };
-        let answer = within(option.hard_ttl(), client.transfer_leader(message)).await?;
+        let answer = within(&self.peers, option.hard_ttl(), client.transfer_leader(message)).await?;
         Ok(match (answer.actual_vote, answer.log_not_flushed) {
             (Some(actual), _) => Err(TransferLeaderError::VoteChanged {
                 expected: *request.from_leader(),

@@ -20,6 +20,7 @@ use super::types::{self, Types};
 use crate::apply::{self, Payload};
 use crate::command::{Command, CommandResult, Operation, RequestId};
 use crate::node::leases::{LeaseChange, Leases};
+use crate::peer::Roster;
 use crate::wal::Wal;
 
 /// Entries of one write batch: past a few hundred a larger batch gains nothing,
@@ -76,6 +77,7 @@ pub(crate) struct Applied {
 struct Note {
     request: Option<(u64, u64)>,
     lease: Option<LeaseChange>,
+    members: bool,
 }
 
 /// The state machine as the Raft library drives it.
@@ -84,6 +86,7 @@ pub(crate) struct StateMachine {
     area: Arc<Area>,
     waiters: Arc<Waiters>,
     leases: Arc<Leases>,
+    roster: Arc<Roster>,
     applied: watch::Sender<Applied>,
     /// A snapshot has been announced, so one can be asked for.
     announced: bool,
@@ -95,9 +98,10 @@ impl StateMachine {
         area: Arc<Area>,
         waiters: Arc<Waiters>,
         leases: Arc<Leases>,
+        roster: Arc<Roster>,
     ) -> Self {
         let applied = machine.applied().map(|id| Applied { index: id.index, term: id.term }).unwrap_or_default();
-        Self { machine, area, waiters, leases, applied: watch::Sender::new(applied), announced: false }
+        Self { machine, area, waiters, leases, roster, applied: watch::Sender::new(applied), announced: false }
     }
 
     pub(crate) fn watch_applied(&self) -> watch::Receiver<Applied> {
@@ -168,6 +172,9 @@ impl StateMachine {
         });
         let leases: Vec<LeaseChange> = changes.collect();
         self.leases.applied(&leases);
+        if notes.iter().any(|note| note.members) {
+            self.roster.refresh().map_err(io::Error::other)?;
+        }
         // The index first: who is told of an outcome may read at once.
         self.applied.send_replace(Applied { index: last.index, term: last.leader_id.term });
         let told = notes.into_iter().zip(results).filter_map(|(note, result)| Some((note.request?, result)));
@@ -184,7 +191,9 @@ impl StateMachine {
         let payload = match entry.payload {
             EntryPayload::Blank => Payload::Blank,
             EntryPayload::Membership(membership) => {
-                Payload::Membership(types::encode_stored(entry.log_id, &membership))
+                note.members = true;
+                let ids = membership.nodes().map(|(id, _)| *id).collect();
+                Payload::Membership { stored: types::encode_stored(entry.log_id, &membership), ids }
             }
             EntryPayload::Normal(proposal) => {
                 let command = Command::decode(proposal.command()).map_err(io::Error::other)?;
@@ -198,6 +207,7 @@ impl StateMachine {
                     Operation::LeaseRevoke { id } => Some(LeaseChange::Revoked { id: *id }),
                     _ => None,
                 };
+                note.members = matches!(command.operation, Operation::MemberAttributes { .. });
                 Payload::Command(command)
             }
         };
@@ -233,6 +243,7 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, snapshot: Directory) -> Result<(), io::Error> {
         self.machine.install(snapshot.path()).map_err(io::Error::other)?;
+        self.roster.refresh().map_err(io::Error::other)?;
         let applied = self.machine.applied().map(types::log_id_from_entry);
         if applied != meta.last_log_id {
             let message = format!("a snapshot said to end at {:?} ends at {applied:?}", meta.last_log_id);

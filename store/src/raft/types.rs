@@ -33,10 +33,12 @@ openraft::declare_raft_types!(
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Node {
     pub(crate) name: String,
-    /// `host:port` where its peers reach it.
+    /// `host:port` where its peers reach it; several are separated by commas.
     pub(crate) peer_address: String,
     /// `host:port` where clients reach it; empty if they cannot.
     pub(crate) client_address: String,
+    /// Added to vote: a learner only until it has caught up.
+    pub(crate) wants_vote: bool,
 }
 
 const TAG_BLANK: u8 = 0;
@@ -167,6 +169,7 @@ pub(crate) fn membership_to_wire(membership: &Membership<u64, Node>) -> wire::Me
                 name: node.name.clone(),
                 peer_address: node.peer_address.clone(),
                 client_address: node.client_address.clone(),
+                wants_vote: node.wants_vote,
             })
             .collect(),
     }
@@ -177,7 +180,9 @@ pub(crate) fn membership_from_wire(membership: wire::Membership) -> Result<Membe
     let nodes: BTreeMap<u64, Node> = membership
         .nodes
         .into_iter()
-        .map(|wire::Node { id, name, peer_address, client_address }| (id, Node { name, peer_address, client_address }))
+        .map(|wire::Node { id, name, peer_address, client_address, wants_vote }| {
+            (id, Node { name, peer_address, client_address, wants_vote })
+        })
         .collect();
     Membership::new(sets, nodes).map_err(|error| DecodeError::Membership(error.to_string()))
 }
@@ -323,7 +328,7 @@ mod tests {
 
     #[test]
     fn entries_come_back_as_they_were() {
-        let node = Node { name: "a".into(), peer_address: "127.0.0.1:1".into(), client_address: String::new() };
+        let node = Node { name: "a".into(), peer_address: "127.0.0.1:1".into(), ..Default::default() };
         check_entry(EntryPayload::Blank);
         check_entry(EntryPayload::Normal(Proposal(Bytes::from_static(&[TAG_COMMAND, 9, 9]))));
         let membership = Membership::new(vec![BTreeSet::from([1, 2])], BTreeMap::from([(1, node.clone()), (2, node)]));

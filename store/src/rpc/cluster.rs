@@ -4,19 +4,28 @@ use quorate_proto::etcd::cluster_server::Cluster as Service;
 use quorate_proto::etcd::{
     MemberAddRequest, MemberAddResponse, MemberListRequest, MemberListResponse, MemberPromoteRequest,
     MemberPromoteResponse, MemberRemoveRequest, MemberRemoveResponse, MemberUpdateRequest, MemberUpdateResponse,
+    ResponseHeader,
 };
 use tonic::{Request, Response, Status};
 
-use super::{admit, unsupported};
+use super::admit;
 use crate::node::Store;
 
 pub(super) struct Cluster(pub(super) Store);
+
+impl Cluster {
+    fn header(&self) -> ResponseHeader {
+        self.0.header(self.0.revision())
+    }
+}
 
 #[tonic::async_trait]
 impl Service for Cluster {
     async fn member_add(&self, request: Request<MemberAddRequest>) -> Result<Response<MemberAddResponse>, Status> {
         admit(&self.0, &request)?.admin().await?;
-        Err(unsupported("adding a member"))
+        let request = request.into_inner();
+        let (member, members) = self.0.member_add(&request.peer_ur_ls, request.is_learner).await?;
+        Ok(Response::new(MemberAddResponse { header: Some(self.header()), member: Some(member), members }))
     }
 
     async fn member_remove(
@@ -24,7 +33,8 @@ impl Service for Cluster {
         request: Request<MemberRemoveRequest>,
     ) -> Result<Response<MemberRemoveResponse>, Status> {
         admit(&self.0, &request)?.admin().await?;
-        Err(unsupported("removing a member"))
+        let members = self.0.member_remove(request.into_inner().id).await?;
+        Ok(Response::new(MemberRemoveResponse { header: Some(self.header()), members }))
     }
 
     async fn member_update(
@@ -32,7 +42,9 @@ impl Service for Cluster {
         request: Request<MemberUpdateRequest>,
     ) -> Result<Response<MemberUpdateResponse>, Status> {
         admit(&self.0, &request)?.admin().await?;
-        Err(unsupported("changing a member's addresses"))
+        let request = request.into_inner();
+        let members = self.0.member_update(request.id, &request.peer_ur_ls).await?;
+        Ok(Response::new(MemberUpdateResponse { header: Some(self.header()), members }))
     }
 
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
@@ -50,6 +62,7 @@ impl Service for Cluster {
         request: Request<MemberPromoteRequest>,
     ) -> Result<Response<MemberPromoteResponse>, Status> {
         admit(&self.0, &request)?.admin().await?;
-        Err(unsupported("promoting a learner"))
+        let members = self.0.member_promote(request.into_inner().id).await?;
+        Ok(Response::new(MemberPromoteResponse { header: Some(self.header()), members }))
     }
 }

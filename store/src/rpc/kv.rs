@@ -12,7 +12,7 @@ use quorate_proto::etcd::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{admit, answer, unsupported};
+use super::{admit, answer, learner, unsupported};
 use crate::node::Store;
 
 /// Keys of the first message of a streamed range (etcd's number): it comes soon. Each
@@ -30,6 +30,9 @@ impl Service for Kv {
 
     async fn range(&self, request: Request<RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let store = admit(&self.0, &request)?;
+        if !request.get_ref().serializable && store.serves_as_learner() {
+            return Err(learner::refusal());
+        }
         answer(store.range(request.into_inner()).await)
     }
 

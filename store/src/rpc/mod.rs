@@ -10,6 +10,7 @@ mod gateway;
 mod health;
 mod http;
 mod kv;
+mod learner;
 mod lease;
 mod lock;
 mod maintenance;
@@ -63,7 +64,7 @@ pub(crate) fn router(store: &Store) -> Router {
         .add_service(LockServer::new(lock::Lock::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(ElectionServer::new(election::Election::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(HealthServer::new(health::Health(store.clone())));
-    let services = routes.routes().into_axum_router().layer(observe::Observe::new());
+    let services = routes.routes().into_axum_router().layer(learner::Guard::new(store)).layer(observe::Observe::new());
     http::router(store)
         .merge(gateway::router(services.clone(), max_receive_bytes))
         .merge(services)

@@ -3,7 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::command::ApplyError;
-use crate::error::StoreError;
+use crate::error::{MembersError, StoreError};
 
 impl From<StoreError> for Status {
     fn from(error: StoreError) -> Self {
@@ -15,6 +15,7 @@ impl From<StoreError> for Status {
             }
             StoreError::TooManyRequests => (Code::ResourceExhausted, prefixed(&error)),
             StoreError::TooLarge => (Code::InvalidArgument, prefixed(&error)),
+            StoreError::Members(refused) => (members(*refused), refused.to_string()),
             StoreError::Unsupported(what) => (Code::Unimplemented, format!("quorate: {what} is not supported yet")),
             StoreError::Engine(source) => (Code::Internal, format!("quorate: {error}: {source}")),
             StoreError::Snapshot(source) => (Code::Internal, format!("quorate: {error}: {source}")),
@@ -25,6 +26,15 @@ impl From<StoreError> for Status {
 
 fn prefixed(error: &StoreError) -> String {
     format!("etcdserver: {error}")
+}
+
+fn members(error: MembersError) -> Code {
+    match error {
+        MembersError::BadPeerUrls => Code::InvalidArgument,
+        MembersError::NotFound => Code::NotFound,
+        MembersError::Unhealthy => Code::Unavailable,
+        _ => Code::FailedPrecondition,
+    }
 }
 
 fn refusal(error: &ApplyError) -> Code {
@@ -59,7 +69,9 @@ fn refusal(error: &ApplyError) -> Code {
         | ApplyError::RoleNotFound
         | ApplyError::RoleNotGranted
         | ApplyError::PermissionNotGranted
-        | ApplyError::AuthNotEnabled => Code::FailedPrecondition,
+        | ApplyError::AuthNotEnabled
+        | ApplyError::MemberRemoved
+        | ApplyError::OtherDirectory => Code::FailedPrecondition,
         ApplyError::PermissionDenied => Code::PermissionDenied,
         ApplyError::InvalidAuthToken => Code::Unauthenticated,
         ApplyError::NoPasswordUser | ApplyError::VerifyOnly | ApplyError::PasswordTooLong => Code::Unknown,
@@ -125,6 +137,10 @@ mod tests {
         check(StoreError::BadTransferee, Code::FailedPrecondition, "etcdserver: bad leader transferee");
         check(StoreError::TooLarge, Code::InvalidArgument, "etcdserver: request is too large");
         check(StoreError::TooManyRequests, Code::ResourceExhausted, "etcdserver: too many requests");
+        let check_members = |error: MembersError, code, text| check(error.into(), code, text);
+        check_members(MembersError::NotFound, Code::NotFound, "etcdserver: member not found");
+        check_members(MembersError::Unhealthy, Code::Unavailable, "etcdserver: unhealthy cluster");
+        check_members(MembersError::Learner, Code::FailedPrecondition, "etcdserver: rpc not supported for learner");
         check(StoreError::Unsupported("X"), Code::Unimplemented, "quorate: X is not supported yet");
     }
 

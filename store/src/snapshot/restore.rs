@@ -202,7 +202,8 @@ fn fill(
     let start = raft::founded(&members);
     let generation = meta.generation + 1;
     let membership: Bytes = start.membership;
-    loader.finish(Loaded { revision, compact_revision, generation, applied: start.applied, membership })?;
+    let member_ids = members.into_keys().collect();
+    loader.finish(Loaded { revision, compact_revision, generation, applied: start.applied, membership, member_ids })?;
 
     let log = directory.join("wal");
     let (wal, _) = wal::Wal::open(wal::Config::new(log), disk::real())?;

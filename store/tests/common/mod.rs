@@ -14,7 +14,7 @@ use bytes::Bytes;
 use quorate_proto::etcd::{PutRequest, RangeRequest};
 use quorate_proto::fence::Fence;
 use quorate_store::fs::Memory;
-use quorate_store::{Config, Store};
+use quorate_store::{ClusterState, Config, StartError, Store};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -96,6 +96,11 @@ impl Cluster {
 
     /// Starts a member that is not running from its files.
     pub(crate) fn revive(&mut self, member: usize) {
+        self.try_revive(member).unwrap();
+    }
+
+    /// The same, for one that may not start.
+    pub(crate) fn try_revive(&mut self, member: usize) -> Result<(), StartError> {
         let member = &mut self.members[member];
         assert!(member.running.is_none());
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
@@ -103,8 +108,49 @@ impl Cluster {
             Some(disk) => runtime.block_on(Store::start_on(member.config.clone(), Arc::new(disk))),
             None => runtime.block_on(Store::start(member.config.clone())),
         };
-        let store = store.unwrap();
-        member.running = Some((runtime, store));
+        member.running = Some((runtime, store?));
+        Ok(())
+    }
+
+    /// Another process that has not started: it will join. Returns its number.
+    pub(crate) fn prepare_joiner(&mut self, change: impl FnOnce(&mut Config)) -> usize {
+        let number = self.members.len();
+        let name = format!("m{number}");
+        let address = free_addresses(1)[0];
+        let mut config = Config::new(&name, self._directory.path().join(&name));
+        config.listen_peer = address;
+        config.initial_cluster = self.members[0].config.initial_cluster.clone();
+        config.initial_cluster.push((name, address.to_string()));
+        config.initial_cluster_state = ClusterState::Existing;
+        config.log_segment_bytes = 1 << 20;
+        change(&mut config);
+        self.members.push(Member { config, disk: None, running: None });
+        number
+    }
+
+    /// `http://host:port` where a member's peers reach it.
+    pub(crate) fn peer_url(&self, member: usize) -> String {
+        format!("http://{}", self.members[member].config.listen_peer)
+    }
+
+    /// Changes the settings of a member that is not running.
+    pub(crate) fn configure(&mut self, member: usize, change: impl FnOnce(&mut Config)) {
+        assert!(self.members[member].running.is_none());
+        change(&mut self.members[member].config);
+    }
+
+    /// A running member's handle; `on` runs work on its runtime.
+    pub(crate) fn store(&self, member: usize) -> Store {
+        self.members[member].running.as_ref().unwrap().1.clone()
+    }
+
+    /// A task on a member's runtime.
+    pub(crate) fn spawn<T: Send + 'static>(
+        &self,
+        member: usize,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.members[member].running.as_ref().unwrap().0.spawn(work)
     }
 
     /// All members lose their power: at one moment their disks forget what was not synced,
