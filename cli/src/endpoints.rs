@@ -30,28 +30,29 @@ const DEFAULT_ENDPOINT: &str = "127.0.0.1:2379";
 /// The largest answer: what a store holds under one key is small, a list of keys is not.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
+/// Given before or behind a subcommand.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Endpoints {
     /// Where members of the store serve clients [default: 127.0.0.1:2379].
-    #[arg(long, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', value_name = "URL,...")]
+    #[arg(long, global = true, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', value_name = "URL,...")]
     endpoints: Vec<String>,
     /// The authorities that may vouch for the members.
-    #[arg(long, env = "ETCDCTL_CACERT", value_name = "FILE")]
+    #[arg(long, global = true, env = "ETCDCTL_CACERT", value_name = "FILE")]
     cacert: Option<PathBuf>,
     /// The certificate to show.
-    #[arg(long, env = "ETCDCTL_CERT", value_name = "FILE", requires = "key")]
+    #[arg(long, global = true, env = "ETCDCTL_CERT", value_name = "FILE", requires = "key")]
     cert: Option<PathBuf>,
     /// The key of that certificate.
-    #[arg(long, env = "ETCDCTL_KEY", value_name = "FILE", requires = "cert")]
+    #[arg(long, global = true, env = "ETCDCTL_KEY", value_name = "FILE", requires = "cert")]
     key: Option<PathBuf>,
     /// Talk to whoever answers, as with certificates that the members made themselves.
-    #[arg(long, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")]
+    #[arg(long, global = true, env = "ETCDCTL_INSECURE_SKIP_TLS_VERIFY")]
     insecure_skip_tls_verify: bool,
     /// Log in as that user.
-    #[arg(long, env = "ETCDCTL_USER", hide_env_values = true, value_name = "NAME:PASSWORD")]
+    #[arg(long, global = true, env = "ETCDCTL_USER", hide_env_values = true, value_name = "NAME:PASSWORD")]
     user: Option<String>,
     /// How many seconds one request may take.
-    #[arg(long, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
+    #[arg(long, global = true, default_value = "5", value_parser = seconds, value_name = "SECONDS")]
     command_timeout: Duration,
 }
 

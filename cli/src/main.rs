@@ -6,6 +6,7 @@ mod endpoint;
 mod endpoints;
 mod layout;
 mod master;
+mod member;
 mod metrics;
 mod node;
 mod output;
@@ -56,6 +57,8 @@ enum Command {
     Snapshot(snapshot::Arguments),
     /// Say who leads, who lags, and what the cluster can lose.
     Status(status::Arguments),
+    /// List, add, move, replace and remove members of a store.
+    Member(member::Arguments),
     /// Print the completion script of a shell.
     Completion {
         #[arg(value_enum)]
@@ -99,6 +102,7 @@ fn run(command: Command) -> Result<u8> {
             Command::Node(arguments) => node::run(arguments).await.map(|()| 0),
             Command::Snapshot(arguments) => snapshot::run(arguments).await.map(|()| 0),
             Command::Status(arguments) => status::run(arguments).await,
+            Command::Member(arguments) => member::run(arguments).await,
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
                 Ok(0)

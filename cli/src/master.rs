@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use quorate_apiserver::storage::local::LocalStorage;
 use quorate_controllers::ApiResource;
 use quorate_proto::gvk::GroupVersionResource;
@@ -84,7 +84,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let config = quorate_controllers::Config { identity: arguments.name, root_ca_pem, resources: resources() };
     let controllers = tokio::spawn(quorate_controllers::run(server.client(), store.leadership(), config, stop.clone()));
 
-    supervise::shutdown_signal(arguments.lifeline).await?;
+    let mut ended = store.ended();
+    tokio::select! {
+        reason = ended.wait_for(Option::is_some) => if let Ok(reason) = reason {
+            bail!("{}", reason.unwrap_or("the store has ended"));
+        },
+        signal = supervise::shutdown_signal(arguments.lifeline) => signal?,
+    }
     tracing::info!("shutting down: leadership first, then requests, then the store");
     if store.leadership().borrow().is_some()
         && let Err(error) = store.transfer_leadership().await

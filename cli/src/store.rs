@@ -119,8 +119,13 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let store = Store::start(config).await?;
     tracing::info!(name = settings.name, peer = %store.peer_address(), client = ?settings.advertise_client, "listening");
     let manager = Manager::of_this_process();
+    let mut ended = store.ended();
     tokio::select! {
         () = serving(&store, &manager) => {}
+        reason = ended.wait_for(Option::is_some) => match reason.map(|reason| *reason) {
+            Ok(Some(reason)) => bail!("{reason}"),
+            Ok(None) | Err(_) => {}
+        },
         ended = supervise::shutdown_signal(false) => ended?,
     }
     tracing::info!("shutting down: leadership first, then requests, then the store");
@@ -154,6 +159,9 @@ fn config(settings: &Settings) -> Result<quorate_store::Config> {
     config.advertise_peer = Some(settings.advertise_peer.clone());
     config.advertise_client = settings.advertise_client.clone();
     config.initial_cluster = settings.initial_cluster.clone();
+    config.initial_cluster_state = settings.cluster_state;
+    config.strict_reconfig_check = settings.strict_reconfig_check;
+    config.max_learners = settings.max_learners.unwrap_or(config.max_learners);
     config.cluster_token = settings.cluster_token.clone();
     if peer.tls {
         (config.peer_tls, config.peer_trust) = peer_identity(settings)?;

@@ -86,8 +86,6 @@ struct Inner {
     changing: tokio::sync::Mutex<()>,
     /// Where peers are told to come.
     advertised: String,
-    /// Where clients are told to come.
-    client_urls: Vec<String>,
     /// Why this member takes no part any more.
     ended: watch::Sender<Option<&'static str>>,
     proposer: Proposer,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
-use quorate_store::{AuthToken, AutoCompaction};
+use quorate_store::{AuthToken, AutoCompaction, ClusterState};
 
 use super::flags::{Origin, Value, Values, spelling};
 
@@ -34,10 +34,13 @@ pub(super) struct Settings {
     pub(super) listen_peer: Vec<ListenUrl>,
     pub(super) listen_metrics: Vec<ListenUrl>,
     pub(super) advertise_client: Vec<String>,
-    /// `host:port` of this member's first peer URL.
+    /// `host:port` of this member's peer URLs, separated by commas.
     pub(super) advertise_peer: String,
-    /// Name and `host:port`.
+    /// Name and `host:port`, several separated by commas.
     pub(super) initial_cluster: Vec<(String, String)>,
+    pub(super) cluster_state: ClusterState,
+    pub(super) strict_reconfig_check: bool,
+    pub(super) max_learners: Option<usize>,
     pub(super) cluster_token: String,
     pub(super) client_tls: TlsSettings,
     pub(super) peer_tls: TlsSettings,
@@ -112,7 +115,7 @@ impl Settings {
         );
         let advertise_client = reader.urls("advertise-client-urls", DEFAULT_CLIENT_URL)?;
         let peer_urls = reader.urls("initial-advertise-peer-urls", DEFAULT_PEER_URL)?;
-        let advertise_peer = peer_urls.first().map(|url| url.authority.clone()).unwrap_or_default();
+        let advertise_peer = peer_urls.iter().map(|url| url.authority.as_str()).collect::<Vec<_>>().join(",");
         let initial_cluster = match reader.text("initial-cluster") {
             Some(text) => parse_cluster(text).with_context(|| reader.unusable("initial-cluster"))?,
             None => vec![(name.clone(), advertise_peer.clone())],
@@ -128,6 +131,19 @@ impl Settings {
             advertise_client: advertise_client.into_iter().map(|url| url.text).collect(),
             advertise_peer,
             initial_cluster,
+            cluster_state: match reader.text("initial-cluster-state") {
+                None | Some("new") => ClusterState::New,
+                Some("existing") => ClusterState::Existing,
+                Some(_) => bail!("{}: it is new or existing", reader.unusable("initial-cluster-state")),
+            },
+            strict_reconfig_check: match reader.text("strict-reconfig-check") {
+                None => true,
+                Some(_) => reader.switch("strict-reconfig-check")?,
+            },
+            max_learners: match reader.number("max-learners")? {
+                None => reader.number("experimental-max-learners")?,
+                given => given,
+            },
             cluster_token: reader.text("initial-cluster-token").unwrap_or(DEFAULT_TOKEN).to_owned(),
             client_tls: reader.tls("")?,
             peer_tls: reader.tls("peer-")?,
@@ -367,8 +383,10 @@ fn parse_cluster(text: &str) -> Result<Vec<(String, String)>> {
         let (name, url) = part.split_once('=').with_context(|| format!("{part:?} is not of the form NAME=URL"))?;
         ensure!(!name.is_empty(), "{part:?} lacks the name before the URL");
         let url = parse_url(url)?;
-        if !members.iter().any(|(known, _)| known == name) {
-            members.push((name.to_owned(), url.authority));
+        match members.iter_mut().find(|(known, _)| known == name) {
+            // One member at several URLs.
+            Some((_, addresses)) => *addresses = format!("{addresses},{}", url.authority),
+            None => members.push((name.to_owned(), url.authority)),
         }
     }
     ensure!(!members.is_empty(), "it names no member");

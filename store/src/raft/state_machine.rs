@@ -146,6 +146,7 @@ impl StateMachine {
             // Nobody waits for these: they were applied before.
             self.machine.apply(entries).map_err(io::Error::other)?;
         }
+        self.roster.refresh().map_err(io::Error::other)?;
         // The log may go up to what was flushed before.
         self.machine.engine().flush().map_err(io::Error::other)
     }
