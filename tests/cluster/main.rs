@@ -3,6 +3,8 @@
 mod bad_input;
 mod failover;
 mod first_minutes;
+mod members;
 mod store_clients;
+mod store_member;
 mod store_process;
 mod web;
