@@ -13,6 +13,7 @@ use quorate_proto::gvk::GroupVersionResource;
 use quorate_runtime::client::Client;
 use quorate_runtime::informer::{Informer, Informers};
 use quorate_runtime::resources;
+use quorate_runtime::vital::vital;
 use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -158,7 +159,7 @@ impl Server {
         add_reviews(&registry, &accounts, &authorizer);
         {
             let (registry, caches) = (registry.clone(), caches.clone());
-            tasks.spawn(async move { registry.run(leadership, caches).await });
+            tasks.spawn(vital("watch cache", async move { registry.run(leadership, caches).await }));
         }
 
         let leaving = Arc::new(AtomicBool::new(false));

@@ -146,14 +146,22 @@ impl Endpoints {
 
     /// A connection to every endpoint given, logged in if asked for.
     pub(crate) async fn connect(&self) -> Result<Vec<Connection>> {
-        match self.endpoints.as_slice() {
-            [] => self.connect_to(&[DEFAULT_ENDPOINT.to_owned()]).await,
-            given => self.connect_to(given).await,
+        let mut connections = match self.endpoints.as_slice() {
+            [] => self.towards(&[DEFAULT_ENDPOINT.to_owned()], &[])?,
+            given => self.towards(given, &[])?,
+        };
+        if let Some(user) = &self.user {
+            self.log_in(user, &mut connections).await?;
         }
+        Ok(connections)
     }
 
-    /// The same identity towards other members.
-    pub(crate) async fn connect_to(&self, urls: &[String]) -> Result<Vec<Connection>> {
+    /// Towards other addresses, with the login of `known`: a token of one member is good at all.
+    ///
+    /// # Errors
+    /// When an address is none, or the certificates cannot be read.
+    pub(crate) fn towards(&self, urls: &[String], known: &[Connection]) -> Result<Vec<Connection>> {
+        let token = known.first().map(|connection| connection.token.clone()).unwrap_or_default();
         let mut tls = None;
         let mut connections = Vec::with_capacity(urls.len());
         for url in urls {
@@ -167,28 +175,10 @@ impl Endpoints {
             } else {
                 quorate_transport::channel::plain_channel(&address.authority)
             };
-            let (channel, token) = (channel?, Token::default());
+            let (channel, token) = (channel?, token.clone());
             connections.push(Connection { url: url.clone(), channel, token, timeout: self.command_timeout });
         }
-        if let Some(user) = &self.user {
-            self.log_in(user, &mut connections).await?;
-        }
         Ok(connections)
-    }
-
-    /// A connection to each member's first client URL, asked of whichever endpoint answers.
-    pub(crate) async fn connect_to_all(&self) -> Result<Vec<(Member, Option<Connection>)>> {
-        let known = self.connect().await?;
-        let members = first(&known, async |connection| connection.members(false).await).await?;
-        let mut all = Vec::with_capacity(members.len());
-        for member in members {
-            let connection = match member.client_ur_ls.first() {
-                Some(url) => self.connect_to(std::slice::from_ref(url)).await?.pop(),
-                None => None,
-            };
-            all.push((member, connection));
-        }
-        Ok(all)
     }
 
     fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {

@@ -7,6 +7,7 @@ mod endpoints;
 mod layout;
 mod master;
 mod member;
+mod members;
 mod metrics;
 mod node;
 mod output;

@@ -3,16 +3,22 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use quorate_apiserver::storage::local::LocalStorage;
-use quorate_controllers::ApiResource;
+use quorate_controllers::{ApiResource, Config};
 use quorate_proto::gvk::GroupVersionResource;
+use quorate_runtime::activation::Leadership;
+use quorate_runtime::client::Client;
 use quorate_store::{MetricsText, Store};
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pki;
 use crate::supervise;
+
+/// The pause after a panic of the controllers.
+const AGAIN_AFTER_PANIC: Duration = Duration::from_secs(1);
 
 /// The address of the Service `kubernetes`: the first of the Services' network.
 pub(crate) fn first_service_address() -> Ipv4Addr {
@@ -81,8 +87,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let server = quorate_apiserver::Server::start(api, storage, store.leadership()).await?;
 
     let stop = CancellationToken::new();
-    let config = quorate_controllers::Config { identity: arguments.name, root_ca_pem, resources: resources() };
-    let controllers = tokio::spawn(quorate_controllers::run(server.client(), store.leadership(), config, stop.clone()));
+    let config = Config { identity: arguments.name, root_ca_pem, resources: resources() };
+    let controllers = tokio::spawn(control(server.client(), store.leadership(), config, stop.clone()));
 
     let mut ended = store.ended();
     tokio::select! {
@@ -102,6 +108,22 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     server.shutdown().await;
     store.shutdown().await;
     Ok(())
+}
+
+/// Runs controllers and scheduler, and starts them anew after a panic: the store and the
+/// API of this master go on serving.
+async fn control(client: Arc<dyn Client>, leadership: Leadership, config: Config, stop: CancellationToken) {
+    while !stop.is_cancelled() {
+        let this_run = stop.child_token();
+        // Whatever of it is left after a panic ends before the next begins to act.
+        let _guard = this_run.clone().drop_guard();
+        let run = quorate_controllers::run(Arc::clone(&client), leadership.clone(), config.clone(), this_run);
+        match tokio::spawn(run).await {
+            Ok(()) => return,
+            Err(error) => tracing::error!(%error, "controllers and scheduler panicked and start again"),
+        }
+        let _ = tokio::time::timeout(AGAIN_AFTER_PANIC, stop.cancelled()).await;
+    }
 }
 
 /// Every resource that the API server keeps objects of.

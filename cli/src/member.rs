@@ -4,15 +4,13 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
-use quorate_proto::etcd::{
-    Member, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest, StatusRequest,
-    StatusResponse,
-};
+use quorate_proto::etcd::{Member, MemberAddRequest, MemberPromoteRequest, MemberRemoveRequest, MemberUpdateRequest};
 use serde::Serialize;
 use tokio::time::Instant;
 use tonic::Status;
 
 use crate::endpoints::{self, Connection, Endpoints};
+use crate::members::{self, Seen};
 use crate::output::{self, Format};
 
 /// How often a member that is arriving is looked at.
@@ -20,9 +18,6 @@ const LOOK: Duration = Duration::from_millis(500);
 
 /// A change that the cluster refuses for the moment is asked again for that long.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// A member that does not say how it is within that is taken for dead.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
@@ -133,30 +128,6 @@ struct Row {
     clients: Vec<String>,
 }
 
-/// A member and what it says of itself, if it does.
-#[derive(Clone, Debug)]
-struct Seen {
-    member: Member,
-    status: Option<StatusResponse>,
-}
-
-impl Seen {
-    fn state(&self) -> &'static str {
-        match &self.status {
-            _ if self.member.name.is_empty() => "unstarted",
-            None => "silent",
-            Some(status) if status.leader == self.member.id => "leader",
-            Some(_) if self.member.is_learner => "learner",
-            Some(status) if status.is_learner => "joining",
-            Some(_) => "follower",
-        }
-    }
-
-    fn votes(&self) -> bool {
-        !self.member.is_learner && self.state() != "joining" && self.state() != "unstarted"
-    }
-}
-
 /// How many of the members that live can be lost before writes stop; `None` if they have.
 fn tolerance(members: &[Seen]) -> Option<usize> {
     let voters = members.iter().filter(|seen| seen.votes());
@@ -214,26 +185,9 @@ impl Cluster {
         endpoints::first(&self.connections, async |connection| connection.members(true).await).await
     }
 
-    /// The members, and what each says of itself.
+    /// The members and what each says of itself.
     async fn look(&self) -> Result<Vec<Seen>> {
-        let asked = self.members().await?.into_iter().map(async |member| {
-            let status = self.status(&member).await;
-            Seen { member, status }
-        });
-        Ok(futures::future::join_all(asked).await)
-    }
-
-    async fn status(&self, member: &Member) -> Option<StatusResponse> {
-        let ask = async {
-            for connection in self.endpoints.connect_to(&member.client_ur_ls).await.ok()? {
-                let mut client = connection.maintenance();
-                if let Ok(status) = connection.answer(client.status(StatusRequest::default())).await {
-                    return Some(status);
-                }
-            }
-            None
-        };
-        tokio::time::timeout(PATIENCE, ask).await.ok().flatten()
+        members::look(&self.endpoints, &self.connections, true).await
     }
 
     async fn list(&self, format: Format) -> Result<()> {
@@ -392,7 +346,10 @@ impl Cluster {
     async fn wait_for_vote(&self, added: &Member, deadline: Instant) -> Result<()> {
         let mut progress = Progress::default();
         loop {
-            let seen = self.look().await?;
+            // Also over moments without a leader.
+            let seen = members::look(&self.endpoints, &self.connections, false)
+                .await
+                .context("run the same command again to go on")?;
             let Some(here) = seen.iter().find(|seen| seen.member.id == added.id) else {
                 bail!("member {:x} was removed while it was awaited", added.id);
             };
@@ -403,18 +360,15 @@ impl Cluster {
             let leader = seen.iter().find(|seen| seen.state() == "leader");
             progress.say(&describe(here, leader));
             if here.state() == "learner" && is_close(here, leader) {
+                // It may not have heard of its vote when this returns: the next look tells.
                 match self.ask_promotion(added.id).await {
-                    Ok(()) => {
-                        progress.end();
-                        return Ok(());
-                    }
-                    Err(error) if is_for_now(&error.to_string()) => {}
-                    Err(error) => return Err(error),
+                    Err(error) if !is_for_now(&error.to_string()) => return Err(error),
+                    _ => {}
                 }
             }
             if Instant::now() >= deadline {
                 progress.end();
-                bail!("it takes too long; run the same command again to go on waiting");
+                bail!("it takes longer than --timeout; run the same command again to go on waiting");
             }
             tokio::time::sleep(LOOK).await;
         }
@@ -511,11 +465,14 @@ fn print_start(name: &str, added: &Member, members: &[Member]) {
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::etcd::StatusResponse;
+
     use super::*;
 
     fn seen(id: u64, learner: bool, living: bool) -> Seen {
         let member = Member { id, name: format!("m{id}"), is_learner: learner, ..Member::default() };
-        Seen { member, status: living.then(|| StatusResponse { leader: 1, ..StatusResponse::default() }) }
+        let status = living.then(|| StatusResponse { leader: 1, ..StatusResponse::default() });
+        Seen { member, status, connection: None }
     }
 
     #[test]
@@ -566,7 +523,7 @@ mod tests {
         assert_eq!(describe(&with(0, 512 << 20), Some(&leader)), "receiving a snapshot: 512 of about 1024 MiB");
         assert_eq!(describe(&with(4000, 0), Some(&leader)), "catching up: entry 4000 of 5000");
         assert!(is_close(&with(4000, 0), Some(&leader)) && !is_close(&with(3999, 0), Some(&leader)));
-        let unstarted = Seen { member: Member::default(), status: None };
+        let unstarted = Seen::default();
         assert_eq!(describe(&unstarted, Some(&leader)), "waiting for its process to start");
     }
 }

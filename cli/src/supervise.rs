@@ -68,7 +68,8 @@ pub(crate) async fn supervise(process: Process, life: watch::Sender<Life>, cance
                 println!("{} ended ({how}); its log is {}", process.name, process.log.display());
             }
             Err(error) => {
-                tracing::error!(process = process.name, error = format!("{error:#}"), "a process could not be started")
+                life.send_modify(|life| life.failures += 1);
+                tracing::error!(process = process.name, error = format!("{error:#}"), "a process could not be started");
             }
         }
         if started.elapsed() > HEALTHY_AFTER {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
 use quorate_runtime::client::Client;
 use quorate_runtime::http::HttpClient;
@@ -252,18 +253,19 @@ impl Cluster {
             return Ok(());
         }
         println!("Starting {} node(s)", self.nodes.len());
-        let started = Instant::now();
+        let (started, since) = (Instant::now(), Timestamp::now());
         let client = HttpClient::from_kubeconfig(&self.layout.admin_kubeconfig()).await?;
         for node in &self.nodes {
             let name = &node.place.name;
             let deadline = started + NODE_PATIENCE;
             let last = loop {
                 let readiness = match client.get(&resources::nodes(), None, name).await {
-                    Ok(object) => readiness(&object),
+                    Ok(object) => readiness(&object, since),
                     Err(status) => Readiness::NotReady(status.message),
                 };
                 // Taints of the start go by themselves.
-                if readiness == Readiness::Ready || Instant::now() > deadline {
+                let keeps_failing = node.life.borrow().failures >= FAILURES_TO_GIVE_UP;
+                if readiness == Readiness::Ready || keeps_failing || Instant::now() > deadline {
                     break readiness;
                 }
                 time::sleep(LOOK).await;

@@ -118,7 +118,7 @@ impl StateMachine {
         let mut results = Vec::with_capacity(entries.len());
         let mut hashes = Vec::with_capacity(entries.len());
         for Entry { id, payload } in entries {
-            if let Some(applied) = applied.filter(|applied| applied.index >= id.index) {
+            if let Some(applied) = applied.filter(|applied| applied.index + 1 != id.index) {
                 return Err(EngineError::OutOfOrder { applied: applied.index, got: id.index });
             }
             applied = Some(id);

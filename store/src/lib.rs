@@ -23,6 +23,7 @@ mod rpc;
 mod serve;
 pub mod snapshot;
 pub mod telemetry;
+mod thread;
 pub mod wal;
 pub mod watch;
 

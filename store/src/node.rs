@@ -96,7 +96,7 @@ struct Inner {
     leaders: Leaders,
     leadership: watch::Receiver<Option<Fence>>,
     /// Snapshots for clients being written; each takes disk space.
-    exports: Semaphore,
+    exports: Arc<Semaphore>,
     /// Closes the client port, which ends before everything it needs.
     port: CancellationToken,
     port_tasks: TaskTracker,

@@ -254,3 +254,25 @@ fn a_member_moves_by_member_update() {
     cluster.on(moving, async |store| put(&store, "k", "moved").await);
     cluster.wait_for_equal_hashes();
 }
+
+#[test]
+fn a_member_without_the_log_that_it_wrote_does_not_start() {
+    let mut cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    let forgetful = (leader + 1) % 3;
+    cluster.on(leader, async |store| put(&store, "k", "v").await);
+    cluster.wait_for_equal_hashes();
+    cluster.kill(forgetful);
+    let log = cluster.data_dir(forgetful).join("wal");
+    let aside = log.with_extension("lost");
+    std::fs::rename(&log, &aside).unwrap();
+    // Not once, and not with the log that the first attempt began.
+    for _ in 0..2 {
+        let refused = cluster.try_revive(forgetful).unwrap_err().to_string();
+        assert!(refused.contains("member.json") && refused.contains("acknowledged"), "{refused}");
+    }
+    std::fs::remove_dir_all(&log).unwrap();
+    std::fs::rename(&aside, &log).unwrap();
+    cluster.revive(forgetful);
+    cluster.wait_for_equal_hashes();
+}

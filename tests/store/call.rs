@@ -17,6 +17,9 @@ use tonic_prost::ProstCodec;
 /// A request that takes longer has no answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
+/// The pause before a request is sent again.
+const RETRY_WAIT: Duration = Duration::from_millis(200);
+
 /// A message of the contract.
 pub(crate) trait Wire: prost::Message + Clone + Debug + Default + 'static {}
 
@@ -134,6 +137,24 @@ impl Call {
         self.run = Arc::new(move |target, manner| {
             let (answer, change) = (run(target, manner), Arc::clone(&change));
             Box::pin(async move { change(&answer.await) })
+        });
+        self
+    }
+
+    /// Asks again while members that have just started count as unhealthy: etcd's for 5 s.
+    pub(crate) fn once_healthy(mut self) -> Self {
+        let run = self.run;
+        self.run = Arc::new(move |target, manner| {
+            let run = Arc::clone(&run);
+            Box::pin(async move {
+                loop {
+                    let answer = run(target.clone(), manner).await;
+                    if !answer.contains("unhealthy cluster") {
+                        return answer;
+                    }
+                    tokio::time::sleep(RETRY_WAIT).await;
+                }
+            })
         });
         self
     }

@@ -19,7 +19,7 @@ use http::{HeaderValue, StatusCode, header};
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
 
-use crate::http::{Answer, ApiRequest};
+use crate::http::{Answer, ApiRequest, RequestInfo};
 use crate::registry::context::RequestContext;
 use crate::registry::{Registry, Target};
 use crate::schema::{FieldValidation, ResourceDef, resource};
@@ -36,6 +36,9 @@ pub async fn handle(registry: &Registry, request: ApiRequest) -> Answer {
     }
     let named = !info.name.is_empty() && !info.name_from_selector;
     if def.namespaced && info.namespace.is_empty() && (named || info.verb == "create") {
+        return Err(unknown_path());
+    }
+    if !is_placed(def, info) {
         return Err(unknown_path());
     }
     if def.resource == "componentstatuses" {
@@ -70,6 +73,13 @@ pub async fn handle(registry: &Registry, request: ApiRequest) -> Answer {
         }
     }
     Ok(response)
+}
+
+/// Whether the path has a namespace only where one belongs. The request was authorized in
+/// that namespace, which must say nothing of objects outside of all namespaces.
+fn is_placed(def: &ResourceDef, info: &RequestInfo) -> bool {
+    let is_namespace = def.group.is_empty() && def.resource == "namespaces";
+    def.namespaced || is_namespace || info.namespace.is_empty()
 }
 
 /// Upstream's answer to a path that names nothing.

@@ -79,6 +79,26 @@ async fn requests_become_verbs() {
     assert_eq!(send(&world, request("GET", "/apis/nowhere/v1/things", JSON, "")).await.unwrap_err().code, 404);
 }
 
+/// Who may do everything in one namespace was authorized by such a path.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_namespace_does_not_lead_to_what_lies_outside_of_all() {
+    let world = World::start().await;
+    for (method, uri) in [
+        ("GET", "/api/v1/namespaces/default/nodes"),
+        ("GET", "/api/v1/namespaces/default/nodes?watch=true"),
+        ("DELETE", "/api/v1/namespaces/default/nodes/n1"),
+        ("DELETE", "/apis/rbac.authorization.k8s.io/v1/namespaces/default/clusterroles/admin"),
+        ("POST", "/api/v1/namespaces/default/persistentvolumes"),
+    ] {
+        let refused = send(&world, request(method, uri, JSON, "{}")).await.unwrap_err();
+        assert_eq!((refused.code, refused.reason.as_str()), (404, "NotFound"), "{method} {uri}");
+    }
+    let (code, namespace) = send(&world, request("GET", "/api/v1/namespaces/default", JSON, "")).await.unwrap();
+    assert_eq!((code, &namespace["kind"]), (200, &json!("Namespace")));
+    assert!(!crate::proxy::Proxy::serves(&request("GET", "/api/v1/namespaces/a/nodes/n1/proxy", JSON, "").info));
+    assert!(crate::proxy::Proxy::serves(&request("GET", "/api/v1/nodes/n1/proxy", JSON, "").info));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_watch_begins_with_what_is_there_and_says_where_it_ends() {
     let world = World::start().await;

@@ -1,5 +1,6 @@
 //! JSON patch, RFC 6902.
 
+use json_patch::PatchOperation;
 use quorate_proto::status::{Status, StatusCause, StatusDetails};
 use serde_json::Value;
 
@@ -9,6 +10,10 @@ const MAX_OPERATIONS: usize = 10_000;
 /// Most bytes that the operations of one patch may copy; upstream's limit. Without it
 /// a few copies of a document into itself fill memory.
 const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
+/// How deeply operations may nest a document, as parsers bound what they read: whatever
+/// walks a value by recursion would run out of stack.
+const MAX_DEPTH: usize = 128;
 
 /// `original` with the operations of `patch` applied in order, or none of them.
 ///
@@ -30,17 +35,41 @@ pub fn json(original: &Value, patch: &Value) -> Result<Value, Status> {
     let mut patched = original.clone();
     let mut copied = 0;
     for (index, operation) in operations.0.iter().enumerate() {
-        if let json_patch::PatchOperation::Copy(copy) = operation {
+        if let PatchOperation::Copy(copy) = operation {
             let size = patched.pointer(copy.from.as_str()).map_or(0, |value| value.to_string().len());
             copied += size;
             if copied > MAX_COPIED_BYTES {
                 return Err(too_large(format!("the copies of a JSON patch are limited to {MAX_COPIED_BYTES} bytes")));
             }
         }
+        if deepest(operation, &patched) > MAX_DEPTH {
+            return Err(too_large(format!("patch[{index}] would nest deeper than {MAX_DEPTH} levels")));
+        }
         json_patch::patch(&mut patched, std::slice::from_ref(operation))
             .map_err(|error| rejected(index, &format!("{}: {}", error.path, error.kind)))?;
     }
     Ok(patched)
+}
+
+/// How deep the value lies that `operation` puts into `document`.
+fn deepest(operation: &PatchOperation, document: &Value) -> usize {
+    let put = match operation {
+        PatchOperation::Add(add) => Some((&add.path, Some(&add.value))),
+        PatchOperation::Replace(replace) => Some((&replace.path, Some(&replace.value))),
+        PatchOperation::Copy(copy) => Some((&copy.path, document.pointer(copy.from.as_str()))),
+        PatchOperation::Move(moved) => Some((&moved.path, document.pointer(moved.from.as_str()))),
+        PatchOperation::Remove(_) | PatchOperation::Test(_) => None,
+    };
+    put.map_or(0, |(path, value)| path.count() + value.map_or(0, depth))
+}
+
+/// The levels of a value, which are few: what is read and what is patched is bounded.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
 }
 
 fn too_large(message: String) -> Status {
@@ -101,6 +130,17 @@ mod tests {
         let cause = &status.details.unwrap().causes[0];
         assert_eq!(cause.field, "patch[1]");
         assert!(cause.message.starts_with("/c: "), "{}", cause.message);
+    }
+
+    #[test]
+    fn depth_is_bounded() {
+        let nested = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
+        let add = |at: usize| json!({"op": "add", "path": "/a".repeat(at), "value": nested(60)});
+        assert!(apply(&nested(1), &json!([add(1), add(61)])).is_ok());
+        let status = apply(&nested(1), &json!([add(1), add(61), add(121)])).unwrap_err();
+        assert_eq!((status.code, status.message.contains("patch[2]")), (413, true), "{}", status.message);
+        let moved = json!({"op": "move", "from": "/a", "path": "/b"});
+        assert!(apply(&json!({"a": nested(127)}), &json!([moved])).is_ok());
     }
 
     #[test]

@@ -33,13 +33,14 @@ impl Proxy {
         Self { client, forwarder: Forwarder::new(tls) }
     }
 
-    /// Whether a request is one of those answered here.
+    /// Whether a request is one of those answered here. A node's path has no namespace.
     pub fn serves(info: &RequestInfo) -> bool {
-        info.api_group.is_empty()
-            && matches!(
-                (info.resource.as_str(), info.subresource.as_str()),
-                ("pods", "log" | "exec" | "attach" | "portforward" | "proxy") | ("nodes" | "services", "proxy")
-            )
+        let known = match (info.resource.as_str(), info.subresource.as_str()) {
+            ("pods", "log" | "exec" | "attach" | "portforward" | "proxy") | ("services", "proxy") => true,
+            ("nodes", "proxy") => info.namespace.is_empty(),
+            _ => false,
+        };
+        known && info.api_group.is_empty()
     }
 
     /// # Errors

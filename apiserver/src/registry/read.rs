@@ -54,6 +54,9 @@ pub struct Watching {
     pub watcher: Watcher,
 }
 
+/// Fewer items than that are not read at a time for a list that selects among them.
+const LEAST_PAGE: usize = 500;
+
 impl Registry {
     /// Reads one object. `resource_version`: empty for the newest, `0` for whatever is at
     /// hand, else at least that new.
@@ -144,7 +147,8 @@ impl Registry {
             start: if first > below { first } else { below.clone() },
             end: prefix_end(&below),
             revision: Some(revision),
-            limit,
+            // A selection may leave out most of a page: pages stay large to the end.
+            limit: if limit == 0 || selection.is_unselective() { limit } else { limit.max(LEAST_PAGE) },
         };
         let mut listed = Listed { items: Vec::new(), revision, continue_token: String::new(), remaining: None };
         loop {
@@ -154,25 +158,25 @@ impl Registry {
                 Err(error) => return Err(of_storage(&error)),
             };
             let Some(last) = page.items.last().map(|item| item.key.clone()) else { return Ok(listed) };
-            let seen = page.items.len() as u64;
-            for item in page.items {
+            let count = page.items.len();
+            for (index, item) in page.items.into_iter().enumerate() {
                 let object = Object::from_stored(&item.value, item.mod_revision)
                     .map_err(|error| Status::internal(format!("unable to decode {}: {error}", item.key)))?;
                 if selection.matches(&object) {
                     listed.items.push(convert::from_storage(def, Arc::new(object))?);
                 }
+                let is_last = index + 1 == count && !page.more;
+                if limit > 0 && listed.items.len() >= limit && !is_last {
+                    let relative = item.key.strip_prefix(&prefix).unwrap_or(&item.key);
+                    listed.continue_token = ContinueToken::after(relative, revision).encode();
+                    listed.remaining = selection.is_unselective().then(|| page.count.saturating_sub(index as u64 + 1));
+                    return Ok(listed);
+                }
             }
             if !page.more {
                 return Ok(listed);
             }
-            if limit > 0 && listed.items.len() >= limit {
-                let relative = last.strip_prefix(&prefix).unwrap_or(&last);
-                listed.continue_token = ContinueToken::after(relative, revision).encode();
-                listed.remaining = selection.is_unselective().then(|| page.count.saturating_sub(seen));
-                return Ok(listed);
-            }
             request.start = format!("{last}\0");
-            request.limit = limit.saturating_sub(listed.items.len());
         }
     }
 

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use quorate_proto::etcd::alarm_request::AlarmAction;
-use quorate_proto::etcd::{AlarmRequest, AlarmType, Member, StatusRequest, StatusResponse};
+use quorate_proto::etcd::{AlarmRequest, AlarmType};
 use serde::{Deserialize, Serialize};
 
 use super::{NO_QUORUM, summary};
 use crate::endpoints::{Connection, Endpoints};
+use crate::members::{self, Seen};
 use crate::output::{self, Format};
 
 /// How many prefixes the table lists; JSON has all that the member tells.
@@ -40,7 +41,7 @@ struct Report {
 struct Row {
     name: String,
     id: String,
-    /// `leader`, `follower`, `learner`, or `silent`.
+    /// As [`Seen::state`] says.
     role: &'static str,
     endpoint: Option<String>,
     term: Option<u64>,
@@ -72,48 +73,24 @@ struct Prefix {
     bytes: u64,
 }
 
-/// What one member said; nothing when it does not answer.
-#[derive(Debug, Default)]
-struct Seen {
-    member: Member,
-    status: Option<StatusResponse>,
-    fsync_p99: Option<f64>,
-}
-
 pub(super) async fn run(endpoints: &Endpoints, output: Format) -> Result<u8> {
-    let all = endpoints.connect_to_all().await?;
-    let seen =
-        futures::future::join_all(all.iter().map(|(member, connection)| look(member, connection.as_ref()))).await;
-    let alive: Vec<&Connection> = all
-        .iter()
-        .zip(&seen)
-        .filter(|(_, seen)| seen.status.is_some())
-        .filter_map(|((_, connection), _)| connection.as_ref())
-        .collect();
+    let connections = endpoints.connect().await?;
+    let seen = members::look(endpoints, &connections, false).await?;
+    let fsync_p99 = futures::future::join_all(seen.iter().map(fsync_p99)).await;
     let (mut alarms, mut space) = (BTreeMap::new(), None);
-    if let Some(connection) = alive.first() {
+    if let Some(connection) = seen.iter().find_map(|seen| seen.connection.as_ref()) {
         alarms = alarms_of(connection).await;
         space = connection.get("/quorate/v1/space").await.ok().and_then(|body| serde_json::from_slice(&body).ok());
     }
-    let report = report(&seen, &alarms, space);
+    let report = report(&seen, &fsync_p99, &alarms, space);
     output::print(output, &report, table)?;
     Ok(if report.leader.is_some() { 0 } else { NO_QUORUM })
 }
 
-async fn look(member: &Member, connection: Option<&Connection>) -> Seen {
-    let mut seen = Seen { member: member.clone(), ..Seen::default() };
-    let Some(connection) = connection else { return seen };
-    let mut client = connection.maintenance();
-    seen.status = connection.answer(client.status(StatusRequest::default())).await.ok();
-    // An address that leads to another member says nothing of this one.
-    let answered = |status: &StatusResponse| status.header.as_ref().is_some_and(|header| header.member_id == member.id);
-    seen.status = seen.status.filter(answered);
-    if seen.status.is_some()
-        && let Ok(metrics) = connection.get("/metrics").await
-    {
-        seen.fsync_p99 = p99_seconds(&String::from_utf8_lossy(&metrics), FSYNC);
-    }
-    seen
+/// How long 99 of 100 syncs of a member's log take at most, in seconds, if it tells.
+async fn fsync_p99(seen: &Seen) -> Option<f64> {
+    let metrics = seen.connection.as_ref()?.get("/metrics").await.ok()?;
+    p99_seconds(&String::from_utf8_lossy(&metrics), FSYNC)
 }
 
 /// The alarms that are raised, by member.
@@ -131,18 +108,22 @@ async fn alarms_of(connection: &Connection) -> BTreeMap<u64, Vec<String>> {
 }
 
 /// Decides what to say from what the members answered.
-fn report(seen: &[Seen], alarms: &BTreeMap<u64, Vec<String>>, space: Option<Space>) -> Report {
+fn report(
+    seen: &[Seen],
+    fsync_p99: &[Option<f64>],
+    alarms: &BTreeMap<u64, Vec<String>>,
+    space: Option<Space>,
+) -> Report {
     let statuses = || seen.iter().filter_map(|seen| seen.status.as_ref());
     let term = statuses().map(|status| status.raft_term).max().unwrap_or(0);
     let commit = statuses().map(|status| status.raft_index).max().unwrap_or(0);
-    let leader_id =
-        statuses().filter(|status| status.raft_term == term).map(|status| status.leader).find(|id| *id != 0);
-    let members: Vec<Row> = seen.iter().map(|seen| row(seen, alarms, commit, leader_id)).collect();
-    let voters = seen.iter().filter(|seen| !seen.member.is_learner).count();
-    let living = members.iter().filter(|member| matches!(member.role, "leader" | "follower")).count();
+    let members: Vec<Row> =
+        seen.iter().zip(fsync_p99).map(|(seen, fsync_p99)| row(seen, *fsync_p99, alarms, commit)).collect();
+    let voters = seen.iter().filter(|seen| seen.votes()).count();
+    let living = seen.iter().filter(|seen| seen.votes() && seen.status.is_some()).count();
     let quorum = voters / 2 + 1;
     // One that leads nobody says so for a while.
-    let leader = members.iter().find(|member| member.role == "leader" && living >= quorum);
+    let leader = members.iter().find(|member| member.role == "leader" && member.term == Some(term) && living >= quorum);
     let leader = leader.map(|member| member.name.clone());
     let can_lose = if leader.is_some() { living.saturating_sub(quorum) } else { 0 };
     let mut summary = summary("member", leader.as_deref(), term, living, voters, can_lose);
@@ -169,22 +150,14 @@ fn report(seen: &[Seen], alarms: &BTreeMap<u64, Vec<String>>, space: Option<Spac
     }
 }
 
-fn row(seen: &Seen, alarms: &BTreeMap<u64, Vec<String>>, commit: u64, leader: Option<u64>) -> Row {
-    let Seen { member, status, fsync_p99 } = seen;
-    let status = status.as_ref();
-    let role = match status {
-        None => "silent",
-        Some(status) if status.is_learner || member.is_learner => "learner",
-        Some(_) if leader == Some(member.id) => "leader",
-        Some(_) => "follower",
-    };
+fn row(seen: &Seen, fsync_p99: Option<f64>, alarms: &BTreeMap<u64, Vec<String>>, commit: u64) -> Row {
+    let (member, status) = (&seen.member, seen.status.as_ref());
     let mut errors = status.map(|status| status.errors.clone()).unwrap_or_default();
     errors.extend(alarms.get(&member.id).into_iter().flatten().cloned());
     Row {
-        // A member that was added and has not started has no name yet.
-        name: if member.name.is_empty() { format!("{:x}", member.id) } else { member.name.clone() },
+        name: seen.name(),
         id: format!("{:x}", member.id),
-        role,
+        role: seen.state(),
         endpoint: member.client_ur_ls.first().cloned(),
         term: status.map(|status| status.raft_term),
         applied_index: status.map(|status| status.raft_applied_index),
@@ -265,7 +238,7 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::etcd::ResponseHeader;
+    use quorate_proto::etcd::{Member, ResponseHeader, StatusResponse};
 
     use super::*;
 
@@ -280,7 +253,7 @@ mod tests {
             ..StatusResponse::default()
         };
         let member = Member { id, name: format!("m{id}"), ..Member::default() };
-        Seen { member, status: Some(status), fsync_p99: None }
+        Seen { member, status: Some(status), connection: None }
     }
 
     fn silent(id: u64) -> Seen {
@@ -289,7 +262,7 @@ mod tests {
 
     #[track_caller]
     fn check(seen: &[Seen], can_lose: usize, expected: &str) {
-        let report = report(seen, &BTreeMap::new(), None);
+        let report = report(seen, &vec![None; seen.len()], &BTreeMap::new(), None);
         assert_eq!((report.can_lose, report.summary.as_str()), (can_lose, expected));
     }
 
@@ -305,6 +278,14 @@ mod tests {
         check(&all, 1, &format!("{leads} 3 of 3 members answer: the cluster can lose 1 more."));
         let two = [seen(1, 1, 5000), silent(2), seen(3, 1, 5000), learner(4)];
         check(&two, 0, &format!("{leads} 2 of 3 members answer: losing one more stops writes."));
+        let joining = |id| {
+            let mut seen = seen(id, 1, 7);
+            seen.status.as_mut().unwrap().is_learner = true;
+            seen
+        };
+        let four = [seen(1, 1, 5000), seen(2, 1, 4999), seen(3, 1, 5000), joining(4)];
+        let report = report(&four, &[None; 4], &BTreeMap::new(), None);
+        assert_eq!((report.can_lose, report.members[3].role), (1, "joining"), "{}", report.summary);
         let behind = [seen(1, 1, 5000), seen(2, 1, 10), seen(3, 1, 5000)];
         let expected =
             format!("{leads} 3 of 3 members answer: the cluster can lose 1 more. m2 is 4990 entries behind.");
@@ -325,7 +306,8 @@ mod tests {
     #[test]
     fn a_full_member_is_named() {
         let alarms = BTreeMap::from([(2, vec!["alarm NOSPACE".to_owned()])]);
-        let report = report(&[seen(1, 1, 5000), seen(2, 1, 5000), seen(3, 1, 5000)], &alarms, None);
+        let members = [seen(1, 1, 5000), seen(2, 1, 5000), seen(3, 1, 5000)];
+        let report = report(&members, &[None; 3], &alarms, None);
         assert!(report.summary.contains("m2 is out of space"), "{}", report.summary);
         assert_eq!(report.members[1].errors, ["alarm NOSPACE"]);
     }

@@ -10,4 +10,5 @@ pub mod informer;
 pub mod manager;
 pub mod owner;
 pub mod resources;
+pub mod vital;
 pub mod workqueue;

@@ -124,8 +124,8 @@ impl NodeInfo {
         let position = self.pods.iter().position(|pod| &*pod.key == key)?;
         let pod = self.pods.swap_remove(position);
         self.requested.subtract(&pod.requests);
-        self.scored_milli_cpu -= pod.scored_milli_cpu;
-        self.scored_memory -= pod.scored_memory;
+        self.scored_milli_cpu = self.scored_milli_cpu.saturating_sub(pod.scored_milli_cpu);
+        self.scored_memory = self.scored_memory.saturating_sub(pod.scored_memory);
         for port in &pod.host_ports {
             if let Some(position) = self.host_ports.iter().position(|taken| taken == port) {
                 self.host_ports.swap_remove(position);
@@ -172,6 +172,22 @@ mod tests {
 
     use super::*;
     use crate::scheduler::pod::pod_named;
+
+    #[test]
+    fn a_pod_that_asks_for_everything_takes_away_what_it_brought() {
+        let huge = json!({"containers": [{"name": "c", "resources": {"requests": {"cpu": "9E", "memory": "9E"}}}]});
+        let mut info = node("n", json!({}));
+        info.add_pod(Arc::new(pod_named("default", "small", json!({}))));
+        let before = info.clone();
+        for name in ["a", "b"] {
+            info.add_pod(Arc::new(pod_named("default", name, huge.clone())));
+        }
+        for name in ["a", "b"] {
+            info.remove_pod(&format!("default/{name}"));
+        }
+        assert_eq!(info.requested, before.requested);
+        assert_eq!((info.scored_milli_cpu, info.scored_memory), (before.scored_milli_cpu, before.scored_memory));
+    }
 
     #[test]
     fn sums_follow_the_pods() {

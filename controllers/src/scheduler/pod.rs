@@ -9,7 +9,7 @@ use quorate_proto::object::Object;
 use quorate_proto::selector::LabelSelector;
 use serde_json::json;
 
-use super::resources::{ResourceList, Resources};
+use super::resources::{ResourceList, Resources, bounded};
 use super::terms::{Labels, NodeSelectorTerm, Toleration};
 
 /// What scores count for a container that does not say: 0.1 CPU and 200 MiB, as
@@ -239,7 +239,7 @@ impl PodInfo {
             node_name: spec.node_name.clone().unwrap_or_default(),
             priority: spec.priority.unwrap_or_default(),
             may_preempt: spec.preemption_policy.as_deref() != Some("Never"),
-            requests: pod_requests(spec),
+            requests: pod_requests(spec).bounded(),
             scored_milli_cpu,
             scored_memory,
             host_ports: host_ports(spec),
@@ -379,7 +379,7 @@ fn scored_requests(spec: &api::PodSpec) -> (i64, i64) {
         cpu = cpu.saturating_add(overhead.milli_cpu);
         memory = memory.saturating_add(overhead.memory);
     }
-    (cpu, memory)
+    (bounded(cpu), bounded(memory))
 }
 
 /// Nodes report images with a tag; a reference without one means `latest`.

@@ -20,6 +20,14 @@ pub struct Resources {
 /// A resource list as the API's types carry it.
 pub type ResourceList = BTreeMap<String, WireQuantity>;
 
+/// What one pod may ask for as far as sums are concerned: more fits no node, and the sums
+/// over 4,096 such pods are still exact, so that a pod that goes takes away what it brought.
+const MAX_AMOUNT: i64 = i64::MAX >> 12;
+
+pub fn bounded(amount: i64) -> i64 {
+    amount.clamp(0, MAX_AMOUNT)
+}
+
 impl Resources {
     /// Reads a resource list. An amount that does not parse counts as nothing: the API
     /// server has checked it, so that it can only come from a version we do not know.
@@ -51,6 +59,15 @@ impl Resources {
                 self.set(name, amount);
             }
         }
+    }
+
+    /// Bounds every amount by `MAX_AMOUNT`.
+    pub fn bounded(mut self) -> Self {
+        let extended = self.extended.values_mut();
+        for amount in [&mut self.milli_cpu, &mut self.memory, &mut self.ephemeral_storage].into_iter().chain(extended) {
+            *amount = bounded(*amount);
+        }
+        self
     }
 
     pub fn add(&mut self, other: &Self) {

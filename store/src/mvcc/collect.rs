@@ -20,6 +20,7 @@ use super::EngineError;
 use super::db::Instance;
 use super::engine::Engine;
 use super::rows::{self, Revision};
+use crate::thread;
 
 /// So many rows are removed by one write: small beside the writes of clients.
 const MAX_REMOVALS_PER_BATCH: usize = 1000;
@@ -50,7 +51,7 @@ impl Collector {
         let (stop, stopped) = sync_channel(1);
         let pace = Pace { stopped, began: Instant::now() };
         let run = move || run(&engine, &work, pace);
-        let thread = std::thread::Builder::new().name("store-collect".to_owned()).spawn(run)?;
+        let thread = thread::spawn("store-collect", run)?;
         Ok(Collector { signal: Some(signal), stop: Some(stop), thread: Some(thread) })
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::{self, Config};
 use crate::error::StartError;
-use crate::peer::Moved;
+use crate::peer::{Moved, Verdict};
 
 /// The format of the file this module writes.
 const FORMAT: u32 = 1;
@@ -30,6 +30,10 @@ pub(crate) struct Identity {
     /// Drawn when the directory was made: a member's id is worth nothing without it.
     #[serde(default)]
     pub(super) directory: u64,
+    /// The id of the log beside it; 0 before there was one. A member without the log that it
+    /// wrote has forgotten votes and what it acknowledged.
+    #[serde(default)]
+    pub(super) log: u64,
     /// Of a cluster that existed before: it has nothing to found.
     #[serde(default)]
     pub(super) joined: Joined,
@@ -131,6 +135,7 @@ pub(super) fn join(config: &Config, (member_id, cluster_id): (u64, u64), generat
         cluster_id,
         lineage: String::new(),
         directory: draw(),
+        log: 0,
         joined: Joined::Asking,
         generation,
         ended: None,
@@ -145,6 +150,23 @@ fn draw() -> u64 {
 }
 
 impl Identity {
+    /// Ties the directory to the log that was opened in it.
+    ///
+    /// # Errors
+    /// When it had another one.
+    pub(super) fn keep_log(&mut self, config: &Config, log_id: u64) -> Result<(), StartError> {
+        match self.log {
+            0 => self.log = log_id,
+            known if known == log_id => return Ok(()),
+            _ => {
+                let reason =
+                    format!("the log beside it is not the one that was there. {}", Verdict::OtherDirectory.advice());
+                return Err(StartError::Identity { path: config.data_dir.join(FILE), reason });
+            }
+        }
+        self.store(&config.data_dir)
+    }
+
     /// Writes all of it or nothing, also over a power loss.
     pub(super) fn store(&self, directory: &Path) -> Result<(), StartError> {
         let path = directory.join(FILE);

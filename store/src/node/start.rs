@@ -54,9 +54,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     log_config.segment_size_bytes = config.log_segment_bytes;
     log_config.ring_size_bytes = memory::budget(config.memory_limit_bytes).log_bytes;
     let (wal, recovered) = Wal::open(log_config, disk)?;
-    if recovered.truncated_tail {
-        tracing::info!("cut off a record of the log that was being written when the process ended");
-    }
+    known.keep_log(&config, recovered.log_id)?;
     let machine = open_machine(&config)?;
     let (engine, hub) = (machine.engine(), machine.hub());
 
@@ -172,7 +170,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         keep_alive,
         leaders,
         leadership,
-        exports: Semaphore::new(MAX_EXPORTS),
+        exports: Arc::new(Semaphore::new(MAX_EXPORTS)),
         port: cancel.child_token(),
         port_tasks: TaskTracker::new(),
         cancel,

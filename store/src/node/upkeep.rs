@@ -353,6 +353,8 @@ async fn retire(inner: Arc<Inner>) {
         Ok(None) => {}
         Err(error) => tracing::error!(%error, "the end was not noted in the data directory"),
     }
+    // Raft that stops is no failure then.
+    inner.peers.condemn(verdict);
     inner.raft.shutdown().await;
     inner.port.cancel();
     inner.port_tasks.close();

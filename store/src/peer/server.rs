@@ -77,8 +77,9 @@ impl Memory {
     /// A heartbeat begins after what its leader knows this member to hold.
     fn check_heartbeat(&self, request: &wire::AppendRequest) -> Result<(), Status> {
         let (Some(vote), Some(held)) = (&request.vote, &request.previous) else { return self.check() };
-        let own_term = raft::vote_term(&self.wal).unwrap_or(u64::MAX);
+        // In this order: what a newer leader cuts off was cut off under a newer vote.
         let end = self.wal.state().last.map_or(0, |id| id.index).max(self.applied.borrow().index);
+        let own_term = raft::vote_term(&self.wal).unwrap_or(u64::MAX);
         if vote.term >= own_term && held.index > end && !self.lost.swap(true, Ordering::Relaxed) {
             tracing::error!(
                 acknowledged = held.index,

@@ -16,6 +16,7 @@ mod types;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -154,6 +155,7 @@ pub(crate) struct Checkpoint {
 #[derive(Clone)]
 pub(crate) struct Raft {
     core: openraft::Raft<Types, StateMachine>,
+    may_lead: Arc<AtomicBool>,
 }
 
 impl Raft {
@@ -172,7 +174,7 @@ impl Raft {
         let config = config(timing).validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let log = log_store::LogStore::new(wal);
         let core = openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
-        Ok(Self { core })
+        Ok(Self { core, may_lead: Arc::new(AtomicBool::new(true)) })
     }
 
     /// Writes the first membership. Every member of a new cluster writes the same, so a
@@ -276,13 +278,17 @@ impl Raft {
         }
     }
 
-    /// Whether this member may stand for election by itself.
+    /// Whether this member may stand for election.
     pub(crate) fn allow_elections(&self, allowed: bool) {
+        self.may_lead.store(allowed, Ordering::Relaxed);
         self.core.runtime_config().elect(allowed);
     }
 
-    /// Stands for election at once, whatever the timers say.
+    /// Stands for election at once, whatever the timers say, if it may.
     pub(crate) async fn elect(&self) {
+        if !self.may_lead.load(Ordering::Relaxed) {
+            return;
+        }
         // Stopped: there is nothing to elect.
         let _ = self.core.trigger().elect(false).await;
     }

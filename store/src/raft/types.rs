@@ -95,6 +95,8 @@ pub(crate) enum DecodeError {
     Message(#[from] prost::DecodeError),
     #[error("a message lacks {0}")]
     Missing(&'static str),
+    #[error("its entries do not follow one another")]
+    Hole,
     #[error("a membership is not valid: {0}")]
     Membership(String),
 }
@@ -275,10 +277,20 @@ pub(crate) fn append_to_wire(
 pub(crate) fn append_from_wire(
     request: wire::AppendRequest,
 ) -> Result<openraft::raft::AppendEntriesRequest<Types>, DecodeError> {
+    let mut next = request.previous.as_ref().map_or(Some(0), |previous| previous.index.checked_add(1));
+    let entries = request.entries.into_iter().map(|entry| {
+        let entry = entry_from_wire(entry)?;
+        // A hole would end the log, and with it the process.
+        if next != Some(entry.log_id.index) {
+            return Err(DecodeError::Hole);
+        }
+        next = entry.log_id.index.checked_add(1);
+        Ok(entry)
+    });
     Ok(openraft::raft::AppendEntriesRequest {
         vote: required_vote(request.vote)?,
         prev_log_id: request.previous.map(log_id_from_wire),
-        entries: request.entries.into_iter().map(entry_from_wire).collect::<Result<_, _>>()?,
+        entries: entries.collect::<Result<_, _>>()?,
         leader_commit: request.commit.map(log_id_from_wire),
     })
 }

@@ -14,8 +14,9 @@ use crate::node::Store;
 pub(super) struct Cluster(pub(super) Store);
 
 impl Cluster {
+    /// Of no revision, as etcd's: members are no part of the keys.
     fn header(&self) -> ResponseHeader {
-        self.0.header(self.0.revision())
+        self.0.header(0)
     }
 }
 
@@ -50,11 +51,10 @@ impl Service for Cluster {
     async fn member_list(&self, request: Request<MemberListRequest>) -> Result<Response<MemberListResponse>, Status> {
         let store = admit(&self.0, &request)?;
         store.authenticated().await?;
-        let revision = match request.into_inner().linearizable {
-            true => store.read_index().await?,
-            false => store.revision(),
-        };
-        Ok(Response::new(MemberListResponse { header: Some(self.0.header(revision)), members: self.0.members() }))
+        if request.into_inner().linearizable {
+            store.read_index().await?;
+        }
+        Ok(Response::new(MemberListResponse { header: Some(self.header()), members: self.0.members() }))
     }
 
     async fn member_promote(

@@ -71,6 +71,8 @@ pub struct Recovered {
     pub committed: Option<EntryId>,
     /// Whether a record that a crash left unfinished was cut off.
     pub truncated_tail: bool,
+    /// Drawn when the log began; no other log has it.
+    pub log_id: u64,
 }
 
 /// How the log is kept.

@@ -12,6 +12,7 @@ use std::thread::JoinHandle;
 use super::WalError;
 use super::record::SegmentHeader;
 use crate::fs::{Disk, File};
+use crate::thread;
 
 const SUFFIX: &str = ".wal";
 /// A segment being made; left over after a crash, it is overwritten.
@@ -118,9 +119,7 @@ impl Preparer {
     pub(super) fn start(directory: Directory, log_id: u64) -> std::io::Result<(Preparer, JoinHandle<()>)> {
         let (jobs, todo) = channel();
         let (results, made) = channel();
-        let thread = std::thread::Builder::new()
-            .name("wal-segments".to_owned())
-            .spawn(move || prepare(&directory, log_id, &todo, &results))?;
+        let thread = thread::spawn("wal-segments", move || prepare(&directory, log_id, &todo, &results))?;
         Ok((Preparer { jobs, made }, thread))
     }
 

@@ -21,6 +21,7 @@ use super::segment::{Directory, Preparer, failed};
 use super::state::{Location, Log};
 use super::{Config, Done, EntryId, LogEntry, Recovered, WalError};
 use crate::fs::{Disk, File};
+use crate::thread;
 
 /// Where a batch is cut, so that a backlog does not make everybody wait for all of it.
 const MAX_BATCH_BYTES: usize = 8 << 20;
@@ -99,6 +100,7 @@ pub(super) fn start(
         vote: replayed.log.vote.clone(),
         committed: replayed.log.committed,
         truncated_tail: replayed.truncated_tail,
+        log_id: replayed.log_id,
     };
     let spawn_failed = failed("start a thread for", &directory.path);
     let (preparer, preparing) = Preparer::start(directory.clone(), replayed.log_id).map_err(&spawn_failed)?;
@@ -123,8 +125,7 @@ pub(super) fn start(
     });
     let writer =
         Writer { shared: shared.clone(), preparer, active, end, sequence, previous, hard, spare, buffer: Vec::new() };
-    let writing =
-        std::thread::Builder::new().name("wal-writer".to_owned()).spawn(move || writer.run()).map_err(&spawn_failed)?;
+    let writing = thread::spawn("wal-writer", move || writer.run()).map_err(&spawn_failed)?;
     Ok((shared, recovered, vec![writing, preparing]))
 }
 

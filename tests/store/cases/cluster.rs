@@ -144,13 +144,19 @@ fn three() -> Vec<Script> {
         Script::calls("three are listed", [list(true), list(false)]),
         Script::calls(
             "a learner among three",
-            [add(&[NOWHERE], true), promote("added"), add(&["http://127.0.0.9:10"], true), remove("added"), list(true)],
+            [
+                add(&[NOWHERE], true).once_healthy(),
+                promote("added"),
+                add(&["http://127.0.0.9:10"], true),
+                remove("added"),
+                list(true),
+            ],
         ),
         Script::calls("promotion of a voter", [promote("follower"), promote("leader")]),
         Script::calls(
             "an address that another member has",
             [
-                add(&["http://127.0.0.9:12"], true),
+                add(&["http://127.0.0.9:12"], true).once_healthy(),
                 update("follower", &["http://127.0.0.9:12"]).first_word(),
                 remove("added"),
             ],

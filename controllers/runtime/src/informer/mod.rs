@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::client::{Client, ListOptions};
+use crate::vital::vital;
 use indexer::Indexer;
 
 /// What happened to one object.
@@ -261,7 +262,7 @@ impl Informers {
         let informer = Informer::new(Arc::clone(&self.client), resource.clone(), None, ListOptions::default());
         known.insert(resource.clone(), informer.clone());
         let (running, cancel) = (informer.clone(), self.cancel.clone());
-        self.tasks.spawn(async move { running.run(cancel).await });
+        self.tasks.spawn(vital("informer", async move { running.run(cancel).await }));
         informer
     }
 
