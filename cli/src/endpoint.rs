@@ -29,6 +29,9 @@ const RETRY: Duration = Duration::from_millis(20);
 const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 const PROBE_TIMEOUT: Duration = Duration::from_millis(600);
 
+/// A master that was silent that often in a row is lost: once may be a slow disk.
+const MOST_SILENCES: u32 = 2;
+
 /// The masters behind the endpoint, as seen just now.
 #[derive(Clone)]
 pub(crate) struct Backends {
@@ -56,20 +59,31 @@ impl Backends {
         Self { inner: Arc::new(Inner { backends: Mutex::new(backends), next: AtomicUsize::new(0) }) }
     }
 
-    /// Notes whether `address` serves. Losing it closes the connections that lead there,
-    /// so that clients dial again instead of waiting for an answer that will not come.
+    /// Notes whether new connections may lead to `address`. Those that are there stay: a
+    /// master that is slow, leaving, or without a leader for a moment still answers.
     pub(crate) fn set_ready(&self, address: SocketAddr, ready: bool) {
+        self.with(address, |backend| {
+            if backend.ready != ready {
+                backend.ready = ready;
+                match ready {
+                    true => tracing::info!(master = %address, "the endpoint leads to a master"),
+                    false => tracing::warn!(master = %address, "the endpoint avoids a master"),
+                }
+            }
+        });
+    }
+
+    /// Closes what leads to `address`, so that clients dial again instead of waiting for an
+    /// answer that will not come.
+    pub(crate) fn lose(&self, address: SocketAddr) {
+        self.set_ready(address, false);
+        self.with(address, |backend| std::mem::take(&mut backend.life).cancel());
+    }
+
+    fn with(&self, address: SocketAddr, change: impl FnOnce(&mut Backend)) {
         let mut backends = self.inner.backends.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(backend) = backends.iter_mut().find(|backend| backend.address == address) else { return };
-        if backend.ready == ready {
-            return;
-        }
-        backend.ready = ready;
-        if ready {
-            tracing::info!(master = %address, "the endpoint leads to a master");
-        } else {
-            tracing::warn!(master = %address, "the endpoint avoids a master");
-            std::mem::take(&mut backend.life).cancel();
+        if let Some(backend) = backends.iter_mut().find(|backend| backend.address == address) {
+            change(backend);
         }
     }
 
@@ -150,6 +164,7 @@ async fn dial(backends: &Backends) -> Option<(TcpStream, CancellationToken)> {
 
 /// Asks one master for its readiness, several times a second, until `cancel`.
 pub(crate) async fn probe(address: SocketAddr, probe: Probe, backends: Backends, cancel: CancellationToken) {
+    let mut silences = 0;
     let mut interval = time::interval(PROBE_INTERVAL);
     interval.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     loop {
@@ -157,9 +172,35 @@ pub(crate) async fn probe(address: SocketAddr, probe: Probe, backends: Backends,
             _ = interval.tick() => {}
             () = cancel.cancelled() => return,
         }
-        let ready = matches!(time::timeout(PROBE_TIMEOUT, probe.is_ready(address)).await, Ok(Ok(true)));
-        backends.set_ready(address, ready);
+        match time::timeout(PROBE_TIMEOUT, probe.ask(address)).await {
+            Ok(Answer::Ready) => {
+                silences = 0;
+                backends.set_ready(address, true);
+            }
+            Ok(Answer::NotReady) => {
+                silences = 0;
+                backends.set_ready(address, false);
+            }
+            Ok(Answer::Gone) => backends.lose(address),
+            Err(_) => {
+                silences += 1;
+                match silences < MOST_SILENCES {
+                    true => backends.set_ready(address, false),
+                    false => backends.lose(address),
+                }
+            }
+        }
     }
+}
+
+/// How a master answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    Ready,
+    /// It lives, and should get no more connections.
+    NotReady,
+    /// Nothing accepts there, or what does breaks off.
+    Gone,
 }
 
 /// Asks `/readyz` over TLS, on a connection of its own each time: a listener that
@@ -174,8 +215,16 @@ impl Probe {
         Self { connector: tls.into() }
     }
 
-    /// Whether the API server at `address` says that it is ready.
-    pub(crate) async fn is_ready(&self, address: SocketAddr) -> Result<bool> {
+    /// What the API server at `address` says of itself.
+    pub(crate) async fn ask(&self, address: SocketAddr) -> Answer {
+        match self.is_ready(address).await {
+            Ok(true) => Answer::Ready,
+            Ok(false) => Answer::NotReady,
+            Err(_) => Answer::Gone,
+        }
+    }
+
+    async fn is_ready(&self, address: SocketAddr) -> Result<bool> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         const LONGEST_ANSWER: u64 = 16 << 10;
         let stream = TcpStream::connect(address).await.context("cannot connect")?;
@@ -230,6 +279,10 @@ mod tests {
         assert_eq!(word, "1");
         backends.set_ready(two, true);
         backends.set_ready(one, false);
+        assert_eq!(greeting(endpoint).await.0, "2", "new connections avoid it");
+        let early = time::timeout(RETRY, held.read_u8()).await;
+        assert!(early.is_err(), "what is there stays");
+        backends.lose(one);
         let mut end = Vec::new();
         assert_eq!(held.read_to_end(&mut end).await.unwrap_or(0), 0, "the lost master's connection is closed");
         for _ in 0..3 {

@@ -382,7 +382,7 @@ async fn avoid_when_gone(
             () = cancel.cancelled() => return,
         }
         if life.borrow_and_update().pid.is_none() {
-            backends.set_ready(address, false);
+            backends.lose(address);
         }
     }
 }

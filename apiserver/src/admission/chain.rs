@@ -28,7 +28,7 @@ impl Chain {
     pub fn standard(client: &Arc<dyn Client>, informers: &Informers, authorizer: &Arc<Authorizer>) -> Self {
         Self {
             plugins: vec![
-                Box::new(NamespaceLifecycle::new(client, informers)),
+                Box::new(NamespaceLifecycle),
                 Box::new(ServiceAccount::new(client, informers)),
                 Box::new(NodeRestriction::new(client)),
                 Box::new(TaintNodes),

@@ -1,16 +1,20 @@
 //! Keeps history short: every five minutes, what is older than five minutes goes; and
 //! Events, which only report, go after an hour.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use futures::{StreamExt, TryStreamExt};
 use quorate_proto::fence::Fence;
+use quorate_proto::object::Object;
+use quorate_proto::status::Status;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 use super::context::RequestContext;
 use super::delete::DeleteRequest;
 use super::{Registry, Target};
-use crate::schema::resource;
+use crate::schema::{ResourceDef, resource};
 use crate::watch_cache::Selection;
 
 /// kube-apiserver's `--etcd-compaction-interval`: history lives this long, at least.
@@ -19,8 +23,8 @@ const INTERVAL: Duration = Duration::from_secs(5 * 60);
 /// kube-apiserver's `--event-ttl`.
 const EVENT_TTL_SECONDS: i64 = 60 * 60;
 
-/// How many Events are removed in one go: a bound on what one round may cost.
-const EVENTS_PER_ROUND: usize = 5_000;
+/// How many Events are removed at a time: few, so that clients' writes come between.
+const REMOVALS_AT_A_TIME: usize = 8;
 
 /// Runs until dropped: what it does is one transaction at a time, and any of them may be the last.
 pub(super) async fn run(registry: &Registry, leadership: watch::Receiver<Option<Fence>>) {
@@ -47,18 +51,28 @@ async fn expire_events(registry: &Registry, fence: Fence) {
     let oldest = jiff::Timestamp::now().as_second() - EVENT_TTL_SECONDS;
     let events = cache.list(&Selection::default(), "", 0).items;
     let expired = events.iter().filter(|event| last_seen(event.value()).is_some_and(|seen| seen < oldest));
-    for event in expired.take(EVENTS_PER_ROUND) {
-        let meta = event.meta();
-        let target = Target { def, namespace: &meta.namespace, name: &meta.name, subresource: "" };
-        let request =
-            DeleteRequest { resource_version: Some(event.revision().to_string()), ..DeleteRequest::default() };
-        if let Err(status) = registry.delete(&context, target, &request).await
-            && !status.is_not_found()
-            && !status.is_conflict()
-        {
+    let removals: Vec<_> =
+        expired.cloned().map(|event| remove(registry.clone(), context.clone(), def, event)).collect();
+    // Until one fails: the next round goes on.
+    let _ = futures::stream::iter(removals).buffer_unordered(REMOVALS_AT_A_TIME).try_collect::<()>().await;
+}
+
+/// Removes one Event as it was; says so when that fails for a reason of the store's.
+async fn remove(
+    registry: Registry,
+    context: RequestContext,
+    def: &'static ResourceDef,
+    event: Arc<Object>,
+) -> Result<(), Status> {
+    let meta = event.meta();
+    let target = Target { def, namespace: &meta.namespace, name: &meta.name, subresource: "" };
+    let request = DeleteRequest { resource_version: Some(event.revision().to_string()), ..DeleteRequest::default() };
+    match registry.delete(&context, target, &request).await {
+        Err(status) if !status.is_not_found() && !status.is_conflict() => {
             warn!(%status, event = meta.key(), "An old event could not be removed");
-            return;
+            Err(status)
         }
+        _ => Ok(()),
     }
 }
 

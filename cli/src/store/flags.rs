@@ -129,7 +129,7 @@ const IGNORED: &[(&str, &str)] = &[
     ("socket-reuse-address", "addresses are free again as soon as a process ends"),
     ("raft-read-timeout", "connections between members are tested every second"),
     ("raft-write-timeout", "connections between members are tested every second"),
-    ("self-signed-cert-validity", "certificates made here hold for a year and are renewed in time"),
+    ("self-signed-cert-validity", "certificates made here hold for a year and are renewed at a start"),
     ("metrics", "all metrics are always exported"),
     ("enable-pprof", "there is no Go profiler; use perf"),
     ("logger", "there is one logger; see --log-format"),

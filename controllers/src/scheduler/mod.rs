@@ -31,7 +31,6 @@ use quorate_runtime::informer::{Informer, Informers};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use cycle::{Core, Outcome, Step};
 use inbox::{Inbox, Item};
@@ -48,16 +47,6 @@ impl Default for Config {
         // Enough to fill one of the store's batches; more only waits there.
         Self { max_writes: 64 }
     }
-}
-
-/// Runs a scheduler with informers and events of its own until `cancel` is cancelled.
-pub async fn run(client: Arc<dyn Client>, leadership: Leadership, config: Config, cancel: CancellationToken) {
-    let tasks = TaskTracker::new();
-    let informers = Informers::new(Arc::clone(&client), tasks.clone(), cancel.clone());
-    let events = EventRecorder::start(Arc::clone(&client), SCHEDULER_NAME, "", &tasks, cancel.clone());
-    Scheduler::new(client, &informers, &events, config).run(leadership, cancel).await;
-    tasks.close();
-    tasks.wait().await;
 }
 
 /// The shell around [`Core`].

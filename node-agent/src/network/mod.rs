@@ -9,9 +9,10 @@ use serde_json::json;
 use crate::process::{self, CommandError};
 
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
-/// Present while a node of this machine has switched IPv4 forwarding on; the last one that
-/// leaves switches it off again. Like the setting itself, it does not outlive a reboot.
-const FORWARDING_MARK: &str = "/run/quorate-ip-forwarding-was-off";
+/// Has a file of each node that runs on this machine, if forwarding was off before the first
+/// of them; the last one that leaves switches it off again. Like the setting itself, it does
+/// not outlive a reboot.
+const FORWARDING_MARKS: &str = "/run/quorate-ip-forwarding";
 /// Names of our bridges start with it; at most 15 bytes are allowed for the whole.
 const BRIDGE_PREFIX: &str = "qr";
 
@@ -69,13 +70,21 @@ impl Network {
 
     fn forward(&self) -> Result<(), NetworkError> {
         let failed = |path: &Path, source| NetworkError::Write { path: path.to_owned(), source };
-        if std::fs::read_to_string(FORWARDING).is_ok_and(|on| on.trim() == "1") {
+        let is_on = std::fs::read_to_string(FORWARDING).is_ok_and(|on| on.trim() == "1");
+        if is_on && !Path::new(FORWARDING_MARKS).is_dir() {
             return Ok(());
         }
-        std::fs::write(FORWARDING_MARK, "").map_err(|source| failed(Path::new(FORWARDING_MARK), source))?;
+        let mark = self.forwarding_mark();
+        std::fs::create_dir_all(FORWARDING_MARKS)
+            .and_then(|()| std::fs::write(&mark, ""))
+            .map_err(|source| failed(&mark, source))?;
         std::fs::write(FORWARDING, "1").map_err(|source| failed(Path::new(FORWARDING), source))?;
         tracing::info!("IPv4 forwarding is on while a node runs");
         Ok(())
+    }
+
+    fn forwarding_mark(&self) -> PathBuf {
+        Path::new(FORWARDING_MARKS).join(self.bridge())
     }
 
     /// Removes the bridge and the rules, also those of an agent that was killed.
@@ -93,9 +102,9 @@ impl Network {
         if let Err(error) = process::run("nft", &["-f", "-"], &script).await {
             tracing::warn!(table, %error, "the rules stay behind");
         }
-        if Path::new(FORWARDING_MARK).exists() && !other_bridges(&bridge) {
+        // The folder goes with its last mark.
+        if std::fs::remove_file(self.forwarding_mark()).is_ok() && std::fs::remove_dir(FORWARDING_MARKS).is_ok() {
             let _ = std::fs::write(FORWARDING, "0");
-            let _ = std::fs::remove_file(FORWARDING_MARK);
         }
     }
 
@@ -145,17 +154,6 @@ fn inside(pods: IpNet, cluster: IpNet) -> String {
     }
 }
 
-fn other_bridges(own: &str) -> bool {
-    let interfaces = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    interfaces
-        .map(|entry| entry.file_name().to_string_lossy().into_owned())
-        .any(|name| is_bridge_name(&name) && name != own)
-}
-
-fn is_bridge_name(name: &str) -> bool {
-    name.strip_prefix(BRIDGE_PREFIX).is_some_and(|id| id.len() == 4 && id.bytes().all(|b| b.is_ascii_hexdigit()))
-}
-
 /// Name servers and search domains of a resolv.conf. Source: resolv.conf(5).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resolver {
@@ -197,8 +195,7 @@ mod tests {
     fn nodes_of_one_machine_do_not_share_names() {
         assert_ne!(network("node-1").bridge(), network("node-2").bridge());
         assert_eq!(network("node-1").bridge(), network("node-1").bridge());
-        assert!(is_bridge_name(&network("node-1").bridge()));
-        assert!(!is_bridge_name("qrtunnel"));
+        assert!(network("node-1").bridge().len() <= 15, "what an interface may be called");
     }
 
     #[track_caller]

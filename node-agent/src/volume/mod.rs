@@ -104,15 +104,17 @@ impl Volumes {
         group: Option<u32>,
     ) -> Result<(), String> {
         use std::os::unix::fs::PermissionsExt;
-        if folder.exists() {
-            return Ok(());
-        }
         let failed = |error: std::io::Error| error.to_string();
         let memory = match source.medium.as_deref().unwrap_or_default() {
             "" => false,
             "Memory" => true,
             other => return Err(format!("the medium {other:?} of an emptyDir is not supported")),
         };
+        // A folder in memory goes with its mount, and what it was mounted on stays.
+        let is_made = if memory { self.is_mounted(folder) } else { folder.exists() };
+        if is_made {
+            return Ok(());
+        }
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mode = if group.is_some() { 0o2777 } else { 0o777 };
         if memory {
