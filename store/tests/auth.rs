@@ -461,7 +461,7 @@ fn leases_watches_and_members_are_guarded() {
 
 #[test]
 fn json_web_tokens_say_of_which_revision_they_are() {
-    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/jwt");
+    let keys = Path::new("testdata/jwt");
     let flag = format!("jwt,sign-method=RS256,priv-key={0}/rsa.key,pub-key={0}/rsa.pub,ttl=10m", keys.display());
     let token: AuthToken = flag.parse().unwrap();
     let cluster = start_plain(|config| config.auth_token = token.clone());

@@ -1,7 +1,6 @@
 //! The rules of the house that a machine can check.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 use std::process::Command;
 
 /// Which room may call which. A test's own dependencies count as its room's.
@@ -41,10 +40,9 @@ const BANNED: &[(&str, &str)] = &[
 const PINNED: &[(&str, &str)] = &[("openraft", "0.10.0-alpha.37"), ("k8s-openapi", "0.29.0"), ("k8s-pb", "0.9.0")];
 
 fn metadata() -> serde_json::Value {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the root");
     let output = Command::new(env!("CARGO"))
         .args(["metadata", "--format-version=1", "--locked", "--offline"])
-        .current_dir(root)
+        .current_dir(quorate_tests::root())
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -124,8 +124,9 @@ fn one() -> Vec<Script> {
         [
             add(&[NOWHERE], true),
             list(true),
-            add(&[NOWHERE], true),
-            add(&[NOWHERE], false),
+            // etcd names what exists, the id or the address, by whether a second has passed.
+            add(&[NOWHERE], true).first_word(),
+            add(&[NOWHERE], false).first_word(),
             add(&["http://127.0.0.9:10"], true),
             promote("added"),
             update("added", &["http://127.0.0.9:11"]),
