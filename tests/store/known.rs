@@ -11,6 +11,7 @@ const PIECES: &str = "the pieces of a large response are cut at other events";
 /// Of the scripts of requests.
 pub(crate) const SCRIPTS: &[Known] = &[
     ("cluster: etcdserverpb.Cluster/MemberUpdate m0 ", NO_ADDRESS),
+    ("cluster: a learner moves", "etcd forgets that a member that moves is a learner"),
     ("watch: half close at once", "a stream that is closed before any request ends"),
     ("watch, large: from history in pieces", PIECES),
     ("watch, live: progress of nothing", PROGRESS),

@@ -129,13 +129,15 @@ fn one() -> Vec<Script> {
             add(&[NOWHERE], false).first_word(),
             add(&["http://127.0.0.9:10"], true),
             promote("added"),
-            update("added", &["http://127.0.0.9:11"]),
-            list(true),
             remove("added"),
             remove("added"),
             list(true),
             range(everything()),
         ],
+    ));
+    scripts.push(Script::calls(
+        "a learner moves",
+        [add(&[NOWHERE], true), update("added", &["http://127.0.0.9:11"]), list(true), remove("added"), list(true)],
     ));
     scripts
 }
