@@ -7,9 +7,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use quorate_proto::etcd::cluster_client::ClusterClient;
 use quorate_proto::etcd::kv_client::KvClient;
 use quorate_proto::etcd::maintenance_client::MaintenanceClient;
-use quorate_proto::etcd::{RangeRequest, StatusRequest};
+use quorate_proto::etcd::{MemberListRequest, RangeRequest, StatusRequest};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -94,7 +95,25 @@ impl Cluster {
         for member in 0..size {
             cluster.wait_for(member).await?;
         }
+        cluster.wait_for_addresses().await?;
         Ok(cluster)
+    }
+
+    /// Waits until every member knows where clients reach all of them.
+    async fn wait_for_addresses(&self) -> Result<()> {
+        let deadline = Instant::now() + START_DEADLINE;
+        for member in &self.members {
+            loop {
+                let mut client = ClusterClient::new(member.channel.clone());
+                let list = client.member_list(MemberListRequest::default()).await?.into_inner();
+                if list.members.iter().all(|known| !known.client_ur_ls.is_empty()) {
+                    break;
+                }
+                ensure!(Instant::now() < deadline, "{:?} does not say where its members are", self.program);
+                tokio::time::sleep(START_POLL).await;
+            }
+        }
+        Ok(())
     }
 
     /// Starts one member from the data directory that `etcdctl snapshot restore` made.
