@@ -2,7 +2,7 @@
 //! `--key` and `--user`, with the meaning that etcdctl gives them, and its environment.
 
 use std::future::Future;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,13 +13,16 @@ use quorate_proto::etcd::auth_client::AuthClient;
 use quorate_proto::etcd::cluster_client::ClusterClient;
 use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::{AuthenticateRequest, Member, MemberListRequest};
-use quorate_transport::tls::{self, Trust};
+use quorate_transport::tls::{self, TlsFiles, Trust};
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 use tonic::{Request, Response, Status};
 use tower::ServiceExt;
+
+use crate::layout::ClusterState;
+use crate::pki::Pki;
 
 /// Where a Debian machine keeps the authorities it trusts, for `https` without `--cacert`.
 const SYSTEM_AUTHORITIES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -30,9 +33,16 @@ const DEFAULT_ENDPOINT: &str = "127.0.0.1:2379";
 /// The largest answer: what a store holds under one key is small, a list of keys is not.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
 
+/// Where `quorate up` keeps its cluster when nothing is said.
+const DEFAULT_DATA_DIR: &str = "quorate-data";
+
 /// Given before or behind a subcommand.
 #[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Endpoints {
+    /// The cluster that `quorate up` keeps there, with its addresses and certificates; wins
+    /// over --endpoints [default: quorate-data, if there is one and nothing else is said].
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
     /// Where members of the store serve clients [default: 127.0.0.1:2379].
     #[arg(long, global = true, env = "ETCDCTL_ENDPOINTS", value_delimiter = ',', value_name = "URL,...")]
     endpoints: Vec<String>,
@@ -139,12 +149,38 @@ impl Connection {
 }
 
 impl Endpoints {
-    /// Whether anything says where the members are.
-    pub(crate) fn are_given(&self) -> bool {
-        !self.endpoints.is_empty()
+    /// With the addresses and certificates of the cluster that `quorate up` keeps here, if
+    /// that is the one that is meant; and what is known of that cluster.
+    ///
+    /// # Errors
+    /// When --data-dir names a folder without a cluster.
+    pub(crate) fn resolved(&self) -> Result<(Self, Option<ClusterState>)> {
+        let folder = match &self.data_dir {
+            Some(folder) => folder.as_path(),
+            None if self.endpoints.is_empty() => Path::new(DEFAULT_DATA_DIR),
+            None => return Ok((self.clone(), None)),
+        };
+        let state = match ClusterState::read(folder)? {
+            Some(state) => state,
+            None if self.data_dir.is_none() => return Ok((self.clone(), None)),
+            None => bail!("no cluster was started in {}: run `quorate up`, or name its --data-dir", folder.display()),
+        };
+        let TlsFiles { cert, key, ca } = Pki::at(&folder.join("pki")).store_client();
+        let resolved = Self {
+            data_dir: None,
+            endpoints: state.masters.iter().map(|master| format!("https://{}", master.place.client)).collect(),
+            cacert: Some(ca),
+            cert: Some(cert),
+            key: Some(key),
+            ..self.clone()
+        };
+        Ok((resolved, Some(state)))
     }
 
-    /// A connection to every endpoint given, logged in if asked for.
+    /// Connects to what was said, and logs in if that was asked for.
+    ///
+    /// # Errors
+    /// When an address is none, the certificates cannot be read, or the login is refused.
     pub(crate) async fn connect(&self) -> Result<Vec<Connection>> {
         let mut connections = match self.endpoints.as_slice() {
             [] => self.towards(&[DEFAULT_ENDPOINT.to_owned()], &[])?,

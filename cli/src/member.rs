@@ -102,6 +102,7 @@ fn parse_new(text: &str) -> Result<New, String> {
 
 pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
     let Arguments { command, endpoints } = arguments;
+    let (endpoints, _) = endpoints.resolved()?;
     let cluster = Cluster { connections: endpoints.connect().await?, endpoints };
     match command {
         Command::List { output } => cluster.list(output).await,

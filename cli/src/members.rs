@@ -49,7 +49,8 @@ impl Seen {
 /// # Errors
 /// When nobody lists the members.
 pub(crate) async fn look(endpoints: &Endpoints, connections: &[Connection], linearizable: bool) -> Result<Vec<Seen>> {
-    let members = endpoints::first(connections, async |connection| connection.members(linearizable).await).await?;
+    let mut members = endpoints::first(connections, async |connection| connection.members(linearizable).await).await?;
+    members.sort_by(|a, b| (&a.name, a.id).cmp(&(&b.name, b.id)));
     let asked = members.into_iter().map(async |member| {
         let ways = endpoints.towards(&member.client_ur_ls, connections).unwrap_or_default();
         let answer = tokio::time::timeout(PATIENCE, ask(&ways, member.id)).await.ok().flatten();

@@ -146,7 +146,7 @@ struct Saved {
 }
 
 async fn save(arguments: Save) -> Result<()> {
-    let members = arguments.endpoints.connect().await?;
+    let members = arguments.endpoints.resolved()?.0.connect().await?;
     let mut progress = Progress::new("saved");
     let stream = endpoints::first(&members, async |member| {
         let mut client = member.maintenance();

@@ -1,14 +1,17 @@
 //! Any store, by its endpoints: members, roles, terms, lag, and where the space is.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::Result;
 use quorate_proto::etcd::alarm_request::AlarmAction;
-use quorate_proto::etcd::{AlarmRequest, AlarmType};
+use quorate_proto::etcd::{AlarmRequest, AlarmType, Member};
 use serde::{Deserialize, Serialize};
 
 use super::{NO_QUORUM, summary};
 use crate::endpoints::{Connection, Endpoints};
+use crate::layout::{ClusterState, MasterPlace, Running};
 use crate::members::{self, Seen};
 use crate::output::{self, Format};
 
@@ -25,6 +28,9 @@ const FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Report {
+    /// Where the API of a cluster of `quorate up` answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<SocketAddr>,
     leader: Option<String>,
     term: u64,
     revision: i64,
@@ -55,6 +61,17 @@ struct Row {
     version: Option<String>,
     /// What the member says is wrong: alarms, no leader.
     errors: Vec<String>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    process: Option<Process>,
+}
+
+/// A master of `quorate up` on this machine.
+#[derive(Debug, Serialize)]
+struct Process {
+    api: SocketAddr,
+    client: SocketAddr,
+    peer: SocketAddr,
+    pid: Option<u32>,
 }
 
 /// Where the keys' bytes are, as Quorate's members tell.
@@ -74,17 +91,35 @@ struct Prefix {
 }
 
 pub(super) async fn run(endpoints: &Endpoints, output: Format) -> Result<u8> {
+    let (endpoints, state) = endpoints.resolved()?;
     let connections = endpoints.connect().await?;
-    let seen = members::look(endpoints, &connections, false).await?;
+    let seen = match (members::look(&endpoints, &connections, false).await, &state) {
+        (Ok(seen), _) => seen,
+        // Down, and still known.
+        (Err(_), Some(state)) => state.masters.iter().map(silent).collect(),
+        (Err(error), None) => return Err(error),
+    };
     let fsync_p99 = futures::future::join_all(seen.iter().map(fsync_p99)).await;
     let (mut alarms, mut space) = (BTreeMap::new(), None);
     if let Some(connection) = seen.iter().find_map(|seen| seen.connection.as_ref()) {
         alarms = alarms_of(connection).await;
         space = connection.get("/quorate/v1/space").await.ok().and_then(|body| serde_json::from_slice(&body).ok());
     }
-    let report = report(&seen, &fsync_p99, &alarms, space);
+    let report = report(&seen, &fsync_p99, &alarms, space, state.as_ref());
     output::print(output, &report, table)?;
     Ok(if report.leader.is_some() { 0 } else { NO_QUORUM })
+}
+
+/// A master of `quorate up` that does not answer, and of which nobody tells.
+fn silent(master: &Running<MasterPlace>) -> Seen {
+    let MasterPlace { name, client, peer, .. } = &master.place;
+    let member = Member {
+        name: name.clone(),
+        client_ur_ls: vec![format!("https://{client}")],
+        peer_ur_ls: vec![format!("https://{peer}")],
+        ..Member::default()
+    };
+    Seen { member, ..Seen::default() }
 }
 
 /// How long 99 of 100 syncs of a member's log take at most, in seconds, if it tells.
@@ -113,12 +148,13 @@ fn report(
     fsync_p99: &[Option<f64>],
     alarms: &BTreeMap<u64, Vec<String>>,
     space: Option<Space>,
+    state: Option<&ClusterState>,
 ) -> Report {
     let statuses = || seen.iter().filter_map(|seen| seen.status.as_ref());
     let term = statuses().map(|status| status.raft_term).max().unwrap_or(0);
     let commit = statuses().map(|status| status.raft_index).max().unwrap_or(0);
     let members: Vec<Row> =
-        seen.iter().zip(fsync_p99).map(|(seen, fsync_p99)| row(seen, *fsync_p99, alarms, commit)).collect();
+        seen.iter().zip(fsync_p99).map(|(seen, fsync_p99)| row(seen, *fsync_p99, alarms, commit, state)).collect();
     let voters = seen.iter().filter(|seen| seen.votes()).count();
     let living = seen.iter().filter(|seen| seen.votes() && seen.status.is_some()).count();
     let quorum = voters / 2 + 1;
@@ -126,7 +162,8 @@ fn report(
     let leader = members.iter().find(|member| member.role == "leader" && member.term == Some(term) && living >= quorum);
     let leader = leader.map(|member| member.name.clone());
     let can_lose = if leader.is_some() { living.saturating_sub(quorum) } else { 0 };
-    let mut summary = summary("member", leader.as_deref(), term, living, voters, can_lose);
+    let mut summary =
+        summary(if state.is_some() { "master" } else { "member" }, leader.as_deref(), term, living, voters, can_lose);
     for member in &members {
         if let Some(lag) = member.lag.filter(|lag| *lag > NOTABLE_LAG) {
             summary.push_str(&format!(" {} is {lag} entries behind.", member.name));
@@ -136,6 +173,7 @@ fn report(
         }
     }
     Report {
+        endpoint: state.map(|state| state.endpoint),
         leader,
         term,
         revision: statuses()
@@ -150,7 +188,13 @@ fn report(
     }
 }
 
-fn row(seen: &Seen, fsync_p99: Option<f64>, alarms: &BTreeMap<u64, Vec<String>>, commit: u64) -> Row {
+fn row(
+    seen: &Seen,
+    fsync_p99: Option<f64>,
+    alarms: &BTreeMap<u64, Vec<String>>,
+    commit: u64,
+    state: Option<&ClusterState>,
+) -> Row {
     let (member, status) = (&seen.member, seen.status.as_ref());
     let mut errors = status.map(|status| status.errors.clone()).unwrap_or_default();
     errors.extend(alarms.get(&member.id).into_iter().flatten().cloned());
@@ -167,7 +211,15 @@ fn row(seen: &Seen, fsync_p99: Option<f64>, alarms: &BTreeMap<u64, Vec<String>>,
         fsync_p99_ms: fsync_p99.map(|seconds| seconds * 1000.0),
         version: status.map(|status| status.version.clone()),
         errors,
+        process: state.and_then(|state| process(state, &member.name)),
     }
+}
+
+fn process(state: &ClusterState, name: &str) -> Option<Process> {
+    let Running { pid, place } = state.masters.iter().find(|master| master.place.name == name)?;
+    // After a `kill -9` of `quorate up` nobody keeps the numbers of processes that are gone.
+    let pid = pid.filter(|pid| Path::new("/proc").join(pid.to_string()).exists());
+    Some(Process { api: place.api, client: place.client, peer: place.peer, pid })
 }
 
 /// The 99th percentile of `name` in a text of Prometheus metrics: as a summary tells it,
@@ -194,10 +246,11 @@ fn p99_seconds(metrics: &str, name: &str) -> Option<f64> {
 fn table(report: &Report) -> String {
     let text = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let rows = report.members.iter().map(|member| {
-        vec![
+        let process = member.process.as_ref();
+        let mut cells = vec![
             member.name.clone(),
-            member.id.clone(),
             member.role.to_owned(),
+            member.id.clone(),
             text(member.term.map(|term| term.to_string())),
             text(member.applied_index.map(|index| index.to_string())),
             text(member.lag.map(|lag| lag.to_string())),
@@ -206,14 +259,22 @@ fn table(report: &Report) -> String {
             text(member.version.clone()),
             text(member.endpoint.clone()),
             if member.errors.is_empty() { "-".to_owned() } else { member.errors.join("; ") },
-        ]
+        ];
+        if report.endpoint.is_some() {
+            cells.push(text(process.map(|process| process.api.to_string())));
+            cells.push(text(process.and_then(|process| process.pid).map(|pid| pid.to_string())));
+        }
+        cells
     });
-    let header =
-        ["NAME", "ID", "ROLE", "TERM", "APPLIED", "LAG", "FSYNC-P99", "DB-SIZE", "VERSION", "ENDPOINT", "ERRORS"];
+    let mut header =
+        vec!["NAME", "ROLE", "ID", "TERM", "APPLIED", "LAG", "FSYNC-P99", "DB-SIZE", "VERSION", "ENDPOINT", "ERRORS"];
+    if report.endpoint.is_some() {
+        header.extend(["API", "PID"]);
+    }
     let mut out = output::columns(&header, rows);
-    if let Some(space) = report.space.as_ref().filter(|space| !space.prefixes.is_empty()) {
+    if let Some(space) = report.space.as_ref().filter(|space| space.prefixes.iter().any(|part| part.bytes > 0)) {
         out.push('\n');
-        let rows = space.prefixes.iter().take(TABLE_PREFIXES).map(|part| {
+        let rows = space.prefixes.iter().filter(|part| part.bytes > 0).take(TABLE_PREFIXES).map(|part| {
             let share = part.bytes.saturating_mul(100).checked_div(space.total_bytes).unwrap_or(0);
             vec![part.prefix.clone(), bytes(part.bytes), format!("{share}%")]
         });
@@ -238,7 +299,7 @@ fn bytes(count: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use quorate_proto::etcd::{Member, ResponseHeader, StatusResponse};
+    use quorate_proto::etcd::{ResponseHeader, StatusResponse};
 
     use super::*;
 
@@ -262,7 +323,7 @@ mod tests {
 
     #[track_caller]
     fn check(seen: &[Seen], can_lose: usize, expected: &str) {
-        let report = report(seen, &vec![None; seen.len()], &BTreeMap::new(), None);
+        let report = report(seen, &vec![None; seen.len()], &BTreeMap::new(), None, None);
         assert_eq!((report.can_lose, report.summary.as_str()), (can_lose, expected));
     }
 
@@ -284,7 +345,7 @@ mod tests {
             seen
         };
         let four = [seen(1, 1, 5000), seen(2, 1, 4999), seen(3, 1, 5000), joining(4)];
-        let report = report(&four, &[None; 4], &BTreeMap::new(), None);
+        let report = report(&four, &[None; 4], &BTreeMap::new(), None, None);
         assert_eq!((report.can_lose, report.members[3].role), (1, "joining"), "{}", report.summary);
         let behind = [seen(1, 1, 5000), seen(2, 1, 10), seen(3, 1, 5000)];
         let expected =
@@ -307,7 +368,7 @@ mod tests {
     fn a_full_member_is_named() {
         let alarms = BTreeMap::from([(2, vec!["alarm NOSPACE".to_owned()])]);
         let members = [seen(1, 1, 5000), seen(2, 1, 5000), seen(3, 1, 5000)];
-        let report = report(&members, &[None; 3], &alarms, None);
+        let report = report(&members, &[None; 3], &alarms, None, None);
         assert!(report.summary.contains("m2 is out of space"), "{}", report.summary);
         assert_eq!(report.members[1].errors, ["alarm NOSPACE"]);
     }
