@@ -21,6 +21,7 @@ mod space;
 mod status;
 mod watch;
 mod watch_codec;
+mod watch_pieces;
 
 use axum::Router;
 use quorate_proto::etcd::auth_server::AuthServer;

@@ -4,8 +4,7 @@
 //! watches stand still, and read on from the store's history later. What a stream holds
 //! is bounded, whatever its client does.
 
-use std::collections::{HashMap, VecDeque};
-use std::ops::Range;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +19,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::watch_codec::{Reply, size_of_event};
+use super::watch_codec::Reply;
+use super::watch_pieces::Pieces;
 use super::{MESSAGE_OVERHEAD_BYTES, leaderless, wants_leader};
 use crate::error::StoreError;
 use crate::node::Store;
@@ -33,13 +33,16 @@ const QUEUE: usize = 2;
 const BUNDLE_RESPONSES: usize = 256;
 const BUNDLE_BYTES: usize = 64 << 10;
 
-/// While so many responses wait, no request is taken.
+/// While so many responses wait, no request is taken and no progress told.
 const MAX_WAITING: usize = 1024;
 
 /// Watches of one stream that read the store's history at the same time.
 const MAX_READS: usize = 2;
 
-/// Watches of one stream; more are refused.
+/// Watches of one stream whose responses are held until more of their history was read.
+const MAX_HELD: usize = 2;
+
+/// Watches of one stream, with those that ended by themselves; more are refused.
 const MAX_WATCHES: usize = 100_000;
 
 /// How long a client may take to read why its stream ends.
@@ -82,6 +85,8 @@ struct Entry {
     quiet: bool,
     /// It is in `Session::ready`, or its history is being read.
     queued: bool,
+    /// What was found of a response that is not complete.
+    pieces: Option<Pieces>,
     token: u64,
 }
 
@@ -94,6 +99,8 @@ struct Session {
     watches: HashMap<i64, Entry>,
     /// The id of the watch with a token. Ids come again, tokens do not.
     tokens: HashMap<u64, i64>,
+    /// Ids of watches that ended by themselves: taken until they are cancelled, as in etcd.
+    ended: HashSet<i64>,
     next_id: i64,
     next_token: u64,
     mailbox: Arc<Mailbox>,
@@ -105,6 +112,13 @@ struct Session {
     /// What the client gets next.
     waiting: VecDeque<Reply>,
     waiting_bytes: usize,
+    /// Watches whose responses are not complete.
+    held: usize,
+    /// The token of the watch of whose response a piece has gone out, and another follows.
+    /// Until the last has, nothing else does: etcd's client loses what comes in between.
+    open: Option<u64>,
+    /// What goes out after that.
+    later: Vec<Reply>,
     /// The client wants to know how far the whole stream is.
     progress_wanted: bool,
 }
@@ -117,6 +131,7 @@ impl Session {
             queue,
             watches: HashMap::new(),
             tokens: HashMap::new(),
+            ended: HashSet::new(),
             next_id: 0,
             next_token: 0,
             mailbox: Arc::default(),
@@ -125,6 +140,9 @@ impl Session {
             parked: VecDeque::new(),
             waiting: VecDeque::new(),
             waiting_bytes: 0,
+            held: 0,
+            open: None,
+            later: Vec::new(),
             progress_wanted: false,
         }
     }
@@ -137,15 +155,15 @@ impl Session {
         let mailbox = Arc::clone(&self.mailbox);
         let mut tick = progress_ticks(self.store.watch_progress_interval());
         let mut open = true;
-        // A client that sends no more may still read what its watches see.
-        while open || !self.watches.is_empty() || !self.waiting.is_empty() {
+        // A client that sends no more may still read, and says itself when it goes away.
+        loop {
             self.fill();
             tokio::select! {
                 permit = queue.reserve(), if !self.waiting.is_empty() => {
                     let Ok(permit) = permit else { break };
                     permit.send(Ok(self.bundle()));
                 }
-                message = requests.next(), if open && self.waiting.len() < MAX_WAITING => match message {
+                message = requests.next(), if open && !self.is_full() => match message {
                     Some(Ok(message)) => self.serve(message),
                     Some(Err(status)) => {
                         let _ = tokio::time::timeout(LAST_WORD, queue.send(Err(status))).await;
@@ -185,7 +203,19 @@ impl Session {
         bundle
     }
 
+    fn is_full(&self) -> bool {
+        self.waiting.len() + self.later.len() >= MAX_WAITING
+    }
+
     fn push(&mut self, reply: Reply) {
+        if self.open.is_some() {
+            self.later.push(reply);
+        } else {
+            self.send(reply);
+        }
+    }
+
+    fn send(&mut self, reply: Reply) {
         self.waiting_bytes += reply.size();
         self.waiting.push_back(reply);
     }
@@ -202,7 +232,8 @@ impl Session {
         match message.request_union {
             Some(RequestUnion::CreateRequest(request)) => self.create(request),
             Some(RequestUnion::CancelRequest(request)) => self.cancel(request.watch_id),
-            Some(RequestUnion::ProgressRequest(_)) => self.progress_wanted = true,
+            // There is no progress of nothing.
+            Some(RequestUnion::ProgressRequest(_)) => self.progress_wanted = !self.watches.is_empty(),
             None => {}
         }
     }
@@ -217,7 +248,7 @@ impl Session {
             return self.refuse(reason);
         }
         if request.watch_id == 0 {
-            while self.watches.contains_key(&self.next_id) {
+            while self.is_taken(self.next_id) {
                 self.next_id += 1;
             }
             request.watch_id = self.next_id;
@@ -232,7 +263,7 @@ impl Session {
         };
         let created = self.head(id, watcher.created());
         self.answer(WatchResponse { created: true, ..created });
-        let entry = Entry { watcher, fragment, progress_notify, quiet: true, queued: true, token };
+        let entry = Entry { watcher, fragment, progress_notify, quiet: true, queued: true, pieces: None, token };
         self.watches.insert(id, entry);
         self.tokens.insert(token, id);
         self.ready.push_back(token);
@@ -246,25 +277,45 @@ impl Session {
         };
         if request.start_revision < 0 {
             Err(COMPACTED)
-        } else if self.watches.len() >= MAX_WATCHES {
+        } else if self.watches.len() + self.ended.len() >= MAX_WATCHES {
             Err(TOO_MANY)
         } else if empty {
             Err(EMPTY_RANGE)
-        } else if request.watch_id != 0 && self.watches.contains_key(&request.watch_id) {
+        } else if request.watch_id != 0 && self.is_taken(request.watch_id) {
             Err(DUPLICATE_ID)
         } else {
             Ok(())
         }
     }
 
+    fn is_taken(&self, id: i64) -> bool {
+        self.watches.contains_key(&id) || self.ended.contains(&id)
+    }
+
     fn remove(&mut self, id: i64) -> bool {
-        let Some(entry) = self.watches.remove(&id) else { return false };
-        self.tokens.remove(&entry.token);
+        let Some(Entry { pieces, token, .. }) = self.watches.remove(&id) else { return false };
+        self.tokens.remove(&token);
+        self.progress_wanted &= !self.watches.is_empty();
+        if let Some(pieces) = pieces {
+            self.held -= 1;
+            self.complete(token, pieces);
+        }
         true
     }
 
+    /// Nothing more belongs to a response.
+    fn complete(&mut self, token: u64, pieces: Pieces) {
+        if self.open == Some(token) {
+            self.send(pieces.last());
+            self.open = None;
+            std::mem::take(&mut self.later).into_iter().for_each(|reply| self.send(reply));
+        } else {
+            self.push(pieces.last());
+        }
+    }
+
     fn cancel(&mut self, id: i64) {
-        if self.remove(id) {
+        if self.remove(id) || self.ended.remove(&id) {
             let head = self.head(id, self.store.revision());
             self.answer(WatchResponse { canceled: true, ..head });
         }
@@ -285,11 +336,18 @@ impl Session {
         }
     }
 
+    /// The watch whose turn it is: while a response is open, its watch alone.
+    fn next_to_look_at(&mut self) -> Option<u64> {
+        let Some(open) = self.open else { return self.ready.pop_front() };
+        let place = self.ready.iter().rposition(|token| *token == open)?;
+        self.ready.remove(place)
+    }
+
     /// Looks at watches in turn, until the next bundle is full.
     fn fill(&mut self) {
         let mut looks = 0;
         while self.waiting_bytes < BUNDLE_BYTES && self.waiting.len() < BUNDLE_RESPONSES && looks < BUNDLE_RESPONSES {
-            let Some(token) = self.ready.pop_front() else { break };
+            let Some(token) = self.next_to_look_at() else { break };
             looks += 1;
             let Some(id) = self.tokens.get(&token).copied() else { continue };
             let Some(entry) = self.watches.get_mut(&id) else { continue };
@@ -298,13 +356,15 @@ impl Session {
                     self.ready.push_back(token);
                     self.found(id, found);
                 }
-                Step::Behind(read) if self.reads.len() < MAX_READS => {
+                // Everybody waits for the one whose response is open.
+                Step::Behind(read) if self.reads.len() < MAX_READS || self.open.is_some() => {
                     self.reads.push(Box::pin(async move { (token, read.run().await) }));
                 }
                 Step::Behind(_) => self.parked.push_back(token),
                 Step::Idle => entry.queued = false,
                 Step::Ended => {
                     self.remove(id);
+                    self.ended.insert(id);
                 }
             }
         }
@@ -335,36 +395,51 @@ impl Session {
 
     fn found(&mut self, id: i64, found: Found) {
         let Some(entry) = self.watches.get_mut(&id) else { return };
-        entry.quiet = false;
-        let fragment = entry.fragment;
-        let head = WatchResponse {
-            canceled: found.canceled,
-            compact_revision: found.compact_revision,
-            cancel_reason: found.cancel_reason,
-            ..self.head(id, found.revision)
-        };
-        let sizes: Vec<usize> = match fragment {
-            true => found.events.iter().map(size_of_event).collect(),
-            false => Vec::new(),
-        };
-        // A larger response goes in pieces, to clients that said they put them together.
-        let pieces = fragments(&sizes, self.store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES);
-        if pieces.len() < 2 {
-            self.push(Reply { head, events: found.events });
-        } else {
-            let last = pieces.len() - 1;
-            for (number, piece) in pieces.into_iter().enumerate() {
-                let head = WatchResponse { fragment: number < last, ..head.clone() };
-                self.push(Reply { head, events: found.events[piece].to_vec() });
-            }
-        }
         if found.canceled {
+            let head = WatchResponse {
+                canceled: true,
+                compact_revision: found.compact_revision,
+                cancel_reason: found.cancel_reason,
+                ..self.head(id, found.revision)
+            };
             self.remove(id);
+            self.ended.insert(id);
+            return self.answer(head);
+        }
+        entry.quiet &= found.events.is_empty();
+        let (token, limit) = (entry.token, self.store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES);
+        let limit = entry.fragment.then_some(limit);
+        let pieces = entry.pieces.take();
+        self.held -= usize::from(pieces.is_some());
+        let mut pieces = match pieces {
+            Some(pieces) => pieces,
+            None => Pieces::new(self.head(id, found.revision), limit),
+        };
+        let full = pieces.add(found.events);
+        if !full.is_empty() && self.open.is_none_or(|open| open == token) {
+            self.open = Some(token);
+            full.into_iter().for_each(|piece| self.send(piece));
+        } else if !full.is_empty() {
+            // In between the pieces of another watch there is no place for these.
+            full.into_iter().for_each(|piece| self.push(piece));
+            return self.complete(token, pieces);
+        }
+        if found.more && !pieces.is_large() && (self.open == Some(token) || self.held < MAX_HELD) {
+            self.held += 1;
+            if let Some(entry) = self.watches.get_mut(&id) {
+                entry.pieces = Some(pieces);
+            }
+        } else if !pieces.is_empty() {
+            self.complete(token, pieces);
         }
     }
 
-    /// Says how far watches are that have heard nothing for long.
+    /// Says how far watches are that have heard nothing for long. A client that does not
+    /// read is not told again and again.
     fn tick(&mut self) {
+        if self.is_full() {
+            return;
+        }
         let mut due = Vec::new();
         for (id, entry) in &mut self.watches {
             let quiet = std::mem::replace(&mut entry.quiet, true);
@@ -400,37 +475,4 @@ fn progress_ticks(interval: Duration) -> Interval {
     let mut ticks = tokio::time::interval_at(Instant::now() + period, period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks
-}
-
-/// Which events go into each piece of a response: as many as stay below `limit`, and one
-/// at least. The response's other fields are small beside the limit.
-fn fragments(sizes: &[usize], limit: usize) -> Vec<Range<usize>> {
-    let mut pieces = Vec::new();
-    let (mut first, mut bytes) = (0, 0);
-    for (index, size) in sizes.iter().enumerate() {
-        if index > first && bytes + size >= limit {
-            pieces.push(first..index);
-            (first, bytes) = (index, 0);
-        }
-        bytes += size;
-    }
-    if first < sizes.len() {
-        pieces.push(first..sizes.len());
-    }
-    pieces
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pieces_stay_below_the_limit_and_lose_nothing() {
-        let check = |sizes: &[usize], expected: &[Range<usize>]| assert_eq!(fragments(sizes, 10), expected);
-        let whole = 0..3;
-        check(&[], &[]);
-        check(&[3, 3, 3], &[whole]);
-        check(&[5, 5], &[0..1, 1..2]);
-        check(&[20, 1, 20, 1, 1], &[0..1, 1..2, 2..3, 3..5]);
-    }
 }

@@ -11,12 +11,12 @@ use super::{EncodedEvent, Hub, Mailbox};
 use crate::command::ApplyError;
 use crate::mvcc::{Engine, History, KeyRange, ReadError};
 
-/// So many revisions are read from the change log at once (etcd's number).
-const MAX_REVISIONS_PER_READ: usize = 1000;
+/// So many revisions of history belong to one response (etcd's number).
+const MAX_REVISIONS: usize = 1000;
 
-/// A response takes no further revision once it is larger: well below what a gRPC message
-/// may have, and enough to make its cost small beside that of the events.
-const MAX_RESPONSE_BYTES: usize = 1 << 20;
+/// A part of a response takes no further revision once it is larger: well below what a
+/// gRPC message may have, and enough to make its cost small beside that of the events.
+const MAX_PART_BYTES: usize = 1 << 20;
 
 /// Receives the events of one watch. Dropping it ends the watch.
 pub struct Watcher {
@@ -39,16 +39,37 @@ pub struct Watcher {
     cursor: i64,
     /// Everything published was handed out, but for what it is woken for.
     synced: bool,
+    /// The response of history of which a part was handed out.
+    open: Option<Open>,
     progress_wanted: bool,
     ended: bool,
 }
 
-/// A response that is not encoded yet, but for its events.
+/// A response of history: as many revisions as etcd would take, however large. It comes in
+/// parts, because all of it may be more than should be in memory.
+struct Open {
+    /// The store's revision when it began: nothing later belongs to it.
+    revision: i64,
+    /// Revisions that it may still take.
+    room: usize,
+    /// A part of it was handed out.
+    begun: bool,
+}
+
+impl Open {
+    fn new(revision: i64) -> Open {
+        Open { revision, room: MAX_REVISIONS, begun: false }
+    }
+}
+
+/// A response, or a part of one, that is not encoded yet, but for its events.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Response {
     /// 0 when etcd says none.
     pub(crate) revision: i64,
     pub(crate) events: Vec<EncodedEvent>,
+    /// Another part follows, which may have no events.
+    pub(crate) more: bool,
     /// The watch has ended.
     pub(crate) canceled: bool,
     pub(crate) compact_revision: i64,
@@ -73,6 +94,7 @@ pub(crate) struct Read {
     key: Bytes,
     range_end: Bytes,
     from: i64,
+    revisions: usize,
 }
 
 /// What was read, and the store's revision then.
@@ -85,7 +107,7 @@ impl Read {
         let read = move || {
             let engine: &Engine = self.hub.engine();
             let range = KeyRange::new(&self.key, &self.range_end);
-            let history = engine.changes(self.from, range, MAX_REVISIONS_PER_READ, MAX_RESPONSE_BYTES)?;
+            let history = engine.changes(self.from, range, self.revisions, MAX_PART_BYTES)?;
             Ok((history, engine.revision()))
         };
         tokio::task::spawn_blocking(read).await.ok()
@@ -126,6 +148,7 @@ impl Watcher {
             begun: false,
             cursor,
             synced: cursor > published,
+            open: None,
             progress_wanted: false,
             ended: false,
         }
@@ -152,13 +175,11 @@ impl Watcher {
     /// comes with the next call.
     pub async fn next(&mut self) -> Option<WatchResponse> {
         loop {
-            match self.step() {
-                Step::Ready(response) => return Some(self.decoded(response)),
+            let found = match self.step() {
+                Step::Ready(response) => Some(response),
                 Step::Behind(read) => {
                     let result = read.run().await;
-                    if let Some(response) = self.accept(result) {
-                        return Some(self.decoded(response));
-                    }
+                    self.accept(result)
                 }
                 Step::Ended => return None,
                 Step::Idle if self.progress_wanted => {
@@ -172,11 +193,17 @@ impl Watcher {
                         () = self.hub.reached(self.start) => {}
                     }
                     self.mailbox.take();
+                    None
                 }
                 Step::Idle => {
                     self.mailbox.wait().await;
                     self.mailbox.take();
+                    None
                 }
+            };
+            // Each part is a response here.
+            if let Some(found) = found.filter(|found| found.canceled || !found.events.is_empty()) {
+                return Some(self.decoded(found));
             }
         }
     }
@@ -207,27 +234,60 @@ impl Watcher {
                 Look::Synced(published) => {
                     self.cursor = self.cursor.max(published + 1);
                     self.synced = true;
-                    return Step::Idle;
+                    return self.part(Vec::new(), 0).map_or(Step::Idle, Step::Ready);
                 }
                 Look::Missed(from) => {
                     (self.cursor, self.synced) = (from, false);
                     let (key, range_end) = (self.key.clone(), self.range_end.clone());
-                    return Step::Behind(Read { hub: Arc::clone(&self.hub), key, range_end, from });
+                    let revisions = self.open.as_ref().map_or(MAX_REVISIONS, |open| open.room);
+                    return Step::Behind(Read { hub: Arc::clone(&self.hub), key, range_end, from, revisions });
+                }
+                Look::Batches { batches, from, upto, complete, published } if self.synced => {
+                    let (events, reached, _) = self.select_all(&batches, from, upto, usize::MAX);
+                    self.reached(reached, complete && reached == upto, published);
+                    if let Some(last) = events.last() {
+                        return Step::Ready(Response { revision: last.revision, events, ..Response::default() });
+                    }
                 }
                 Look::Batches { batches, from, upto, complete, published } => {
-                    let catching_up = !self.synced;
-                    let (events, reached) = self.select_all(&batches, from, upto);
-                    self.synced = complete && reached == upto;
-                    self.cursor = self.cursor.max(if self.synced { published } else { reached } + 1);
-                    if let Some(last) = events.last() {
-                        // As etcd: of history the store's revision, of what is new its own.
-                        let revision = if catching_up { published } else { last.revision };
-                        return Step::Ready(Response { revision, events, ..Response::default() });
+                    let (last, room) = self.history(published);
+                    let last = last.min(upto);
+                    let (events, reached, revisions) = self.select_all(&batches, from, last, room);
+                    self.reached(reached, complete && reached == upto, published);
+                    if let Some(part) = self.part(events, revisions) {
+                        return Step::Ready(part);
                     }
                 }
             }
         }
         Step::Ended
+    }
+
+    fn reached(&mut self, reached: i64, synced: bool, published: i64) {
+        self.synced = synced;
+        self.cursor = self.cursor.max(if synced { published } else { reached } + 1);
+    }
+
+    /// The last revision that belongs to the response of history, which begins now if there
+    /// is none, and how many more it takes.
+    fn history(&mut self, revision: i64) -> (i64, usize) {
+        let open = self.open.get_or_insert_with(|| Open::new(revision));
+        (open.revision, open.room)
+    }
+
+    /// The part of the response of history that has these events, of so many revisions;
+    /// `None` when it says nothing.
+    fn part(&mut self, events: Vec<EncodedEvent>, revisions: usize) -> Option<Response> {
+        let open = self.open.as_mut()?;
+        open.room = open.room.saturating_sub(revisions);
+        let more = open.room > 0 && self.cursor <= open.revision;
+        let ends = open.begun && !more;
+        open.begun |= !events.is_empty();
+        let revision = open.revision;
+        if !more {
+            self.open = None;
+        }
+        (ends || !events.is_empty()).then(|| Response { revision, events, more, ..Response::default() })
     }
 
     /// The revision up to which every event was handed out, when that is all there is;
@@ -246,10 +306,15 @@ impl Watcher {
     pub(crate) fn accept(&mut self, result: ReadResult) -> Option<Response> {
         match result {
             Some(Ok((History { changes, upto }, current))) => {
-                let events: Vec<EncodedEvent> =
-                    changes.into_iter().map(EncodedEvent::new).filter_map(|event| self.select(&event)).collect();
+                let upto = upto.min(self.history(current).0);
+                let (mut events, mut revisions, mut last) = (Vec::new(), 0, 0);
+                for change in changes.into_iter().take_while(|change| change.row.revision.main <= upto) {
+                    revisions += usize::from(change.row.revision.main != last);
+                    last = change.row.revision.main;
+                    events.extend(self.select(&EncodedEvent::new(change)));
+                }
                 self.cursor = self.cursor.max(upto + 1);
-                (!events.is_empty()).then(|| Response { revision: current, events, ..Response::default() })
+                self.part(events, revisions)
             }
             Some(Err(ReadError::Apply(ApplyError::Compacted))) => Some(self.compacted()),
             Some(Err(error)) => {
@@ -273,34 +338,35 @@ impl Watcher {
         Response { revision, canceled: true, cancel_reason: reason.to_owned(), ..Response::default() }
     }
 
-    /// The events from `from` up to `upto` that this watch wants, and the revision up to
-    /// which they are all of them.
-    fn select_all(&self, batches: &[Arc<Batch>], from: i64, upto: i64) -> (Vec<EncodedEvent>, i64) {
+    /// The events from `from` up to `upto` that this watch wants, the revision up to which
+    /// they are all of them, and how many revisions it took, `room` at most.
+    fn select_all(&self, batches: &[Arc<Batch>], from: i64, upto: i64, room: usize) -> (Vec<EncodedEvent>, i64, usize) {
+        let range = KeyRange::new(&self.key, &self.range_end);
         let mut events: Vec<EncodedEvent> = Vec::new();
-        let (mut bytes, mut last) = (0, 0);
+        let (mut bytes, mut revisions, mut last) = (0, 0, 0);
         for batch in batches {
             let first = batch.events.partition_point(|event| event.revision < from);
-            for event in batch.events.iter().skip(first) {
-                if event.revision > upto {
-                    return (events, upto);
-                }
-                if bytes > MAX_RESPONSE_BYTES && event.revision > last {
-                    return (events, event.revision - 1);
+            let wanted = batch.events.iter().skip(first).take_while(|event| event.revision <= upto);
+            for event in wanted.filter(|event| range.contains(event.key())) {
+                if event.revision > last {
+                    if bytes > MAX_PART_BYTES || revisions == room {
+                        return (events, event.revision - 1, revisions);
+                    }
+                    revisions += 1;
+                    last = event.revision;
                 }
                 if let Some(event) = self.select(event) {
                     bytes += event.size();
-                    last = event.revision;
                     events.push(event);
                 }
             }
         }
-        (events, upto)
+        (events, upto, revisions)
     }
 
-    /// The event as this watch wants it.
+    /// The event as this watch wants it, if it is of a kind that it wants. Its key matches.
     fn select(&self, event: &EncodedEvent) -> Option<EncodedEvent> {
         let unwanted = if event.deletes { self.without_deletes } else { self.without_puts };
-        let wanted = !unwanted && KeyRange::new(&self.key, &self.range_end).contains(event.key());
-        wanted.then(|| event.with_previous(self.prev_kv))
+        (!unwanted).then(|| event.with_previous(self.prev_kv))
     }
 }
