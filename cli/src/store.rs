@@ -172,6 +172,7 @@ fn config(settings: &Settings) -> Result<quorate_store::Config> {
         config.election_timeout_min = timing.election;
         config.election_timeout_max = timing.election * 2;
     }
+    config.watch_progress_interval = settings.watch_progress.unwrap_or(config.watch_progress_interval);
     config.client_cert_auth = settings.client_tls.client_cert_auth;
     config.auth_token = settings.auth_token.clone();
     config.bcrypt_cost = settings.bcrypt_cost.unwrap_or(config.bcrypt_cost);

@@ -80,6 +80,18 @@ pub(super) const FLAGS: &[Flag] = &[
     text("bcrypt-cost", "COST", USERS, "How hard passwords are to guess, from 4 to 31 [default: 10]"),
     text("heartbeat-interval", "MS", TIMING, "How often the leader is heard of, in milliseconds [default: 50]"),
     text("election-timeout", "MS", TIMING, "Silence after which members elect, up to twice that [default: 300]"),
+    text(
+        "watch-progress-notify-interval",
+        "TIME",
+        TIMING,
+        "How often a quiet watch that asked for it hears how far it is [default: 10m]",
+    ),
+    text(
+        "experimental-watch-progress-notify-interval",
+        "TIME",
+        TIMING,
+        "The former name of --watch-progress-notify-interval",
+    ),
     text("quota-backend-bytes", "BYTES", LIMITS, "Slow and then refuse writes beyond that size [default: 0, no quota]"),
     text("max-request-bytes", "BYTES", LIMITS, "The largest request of a client [default: 1572864]"),
     text("max-txn-ops", "COUNT", LIMITS, "The most operations of a transaction [default: 128]"),

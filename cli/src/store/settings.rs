@@ -25,6 +25,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 const MIN_ELECTION_HEARTBEATS: u64 = 5;
 const MAX_ELECTION_MS: u64 = 50_000;
 
+/// etcd's least; a shorter one is taken for it.
+const MIN_WATCH_PROGRESS: Duration = Duration::from_millis(100);
+
 /// What one member was asked to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Settings {
@@ -46,6 +49,7 @@ pub(super) struct Settings {
     pub(super) peer_tls: TlsSettings,
     /// None takes the store's own.
     pub(super) timing: Option<Timing>,
+    pub(super) watch_progress: Option<Duration>,
     pub(super) auth_token: AuthToken,
     pub(super) bcrypt_cost: Option<u32>,
     pub(super) limits: Limits,
@@ -148,6 +152,10 @@ impl Settings {
             client_tls: reader.tls("")?,
             peer_tls: reader.tls("peer-")?,
             timing: reader.timing()?,
+            watch_progress: match reader.watch_progress("watch-progress-notify-interval")? {
+                None => reader.watch_progress("experimental-watch-progress-notify-interval")?,
+                given => given,
+            },
             auth_token: reader.auth_token()?,
             bcrypt_cost: reader.number("bcrypt-cost")?,
             limits: reader.limits()?,
@@ -213,6 +221,13 @@ impl<'a> Reader<'a> {
         let Some(text) = self.text(name) else { return Ok(None) };
         let number = text.parse().map_err(|_| anyhow!("{text:?} is not a number that fits"));
         number.map(Some).with_context(|| self.unusable(name))
+    }
+
+    /// As in etcd: nothing is the default.
+    fn watch_progress(&self, name: &str) -> Result<Option<Duration>> {
+        let Some(text) = self.text(name) else { return Ok(None) };
+        let interval = parse_duration(text).with_context(|| self.unusable(name))?;
+        Ok((!interval.is_zero()).then(|| interval.max(MIN_WATCH_PROGRESS)))
     }
 
     fn auth_token(&self) -> Result<AuthToken> {

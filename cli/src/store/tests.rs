@@ -210,6 +210,21 @@ fn history_is_kept_as_asked() {
 }
 
 #[test]
+fn progress_is_told_as_often_as_asked() {
+    let check = |line: &str, millis: Option<u64>| {
+        assert_eq!(good(line, "").watch_progress, millis.map(Duration::from_millis), "{line}");
+    };
+    check("", None);
+    check("--watch-progress-notify-interval 5s", Some(5000));
+    check("--experimental-watch-progress-notify-interval 1m30s", Some(90_000));
+    check("--experimental-watch-progress-notify-interval 1s --watch-progress-notify-interval 2s", Some(2000));
+    check("--watch-progress-notify-interval 1ms", Some(100));
+    check("--watch-progress-notify-interval 0", None);
+    let (settings, _) = read("--watch-progress-notify-interval soon", "");
+    assert!(format!("{:#}", settings.unwrap_err()).contains("--watch-progress-notify-interval"));
+}
+
+#[test]
 fn limits_are_bytes_and_counts() {
     let limits =
         good("--quota-backend-bytes -1 --max-request-bytes 10 --max-txn-ops 5 --memory-limit 512MiB", "").limits;
