@@ -134,8 +134,6 @@ pub struct MemberStatus {
     pub hash_index: u64,
     /// On the leader: how many entries each peer lacks.
     pub lag: Vec<(u64, u64)>,
-    /// How long the log's last sync took.
-    pub last_sync: Duration,
 }
 
 impl Store {
@@ -207,7 +205,6 @@ impl Store {
             hash,
             hash_index,
             lag: lag.map(|(id, matched)| (*id, view.last_index.saturating_sub(*matched))).collect(),
-            last_sync: inner.wal.last_fsync(),
         }
     }
 

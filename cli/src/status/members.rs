@@ -23,7 +23,8 @@ const TABLE_PREFIXES: usize = 10;
 const NOTABLE_LAG: u64 = 1000;
 
 /// The histogram of the log's syncs, as etcd names it.
-const FSYNC: &str = "etcd_disk_wal_fsync_duration_seconds";
+/// Of the last minute, and in a real etcd since the process has started.
+const FSYNC: [&str; 2] = ["quorate_store_wal_fsync_seconds", "etcd_disk_wal_fsync_duration_seconds"];
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -125,7 +126,8 @@ fn silent(master: &Running<MasterPlace>) -> Seen {
 /// How long 99 of 100 syncs of a member's log take at most, in seconds, if it tells.
 async fn fsync_p99(seen: &Seen) -> Option<f64> {
     let metrics = seen.connection.as_ref()?.get("/metrics").await.ok()?;
-    p99_seconds(&String::from_utf8_lossy(&metrics), FSYNC)
+    let metrics = String::from_utf8_lossy(&metrics);
+    FSYNC.iter().find_map(|name| p99_seconds(&metrics, name))
 }
 
 /// The alarms that are raised, by member.

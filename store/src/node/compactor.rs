@@ -78,7 +78,7 @@ pub(super) async fn run(inner: &Inner, kept: AutoCompaction) {
         let operation = Operation::Compact(CompactionRequest { revision: target, physical: false });
         match inner.proposer.propose(operation, Some(fence)).await {
             Ok(_) => {
-                counter!("etcd_debugging_mvcc_auto_compactions_total").increment(1);
+                counter!("quorate_store_auto_compactions_total").increment(1);
                 tracing::info!(revision = target, "forgot history on schedule");
             }
             // A client was faster.

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use metrics::counter;
 use quorate_proto::raft as wire;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::Instant;
@@ -196,7 +197,10 @@ impl KeepAlive {
         loop {
             changed.borrow_and_update();
             match self.leases.try_renew(id)? {
-                Renewal::Renewed(ttl) => return Ok(ttl),
+                Renewal::Renewed(ttl) => {
+                    counter!("etcd_debugging_lease_renewed_total").increment(1);
+                    return Ok(ttl);
+                }
                 Renewal::Unknown => return Ok(0),
                 Renewal::Checkpointed => self.clear(id).await?,
                 Renewal::Ended => match tokio::time::timeout_at(deadline, changed.changed()).await {

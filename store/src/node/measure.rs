@@ -20,7 +20,8 @@ impl Inner {
     pub(super) fn measure(&self) {
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
         let number = |value: u64| value as f64;
-        let revision = |value: i64| number(u64::try_from(value).unwrap_or(0));
+        #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
+        let revision = |value: i64| value as f64;
         let (size, in_use) = (number(self.engine.size_bytes()), number(self.engine.size_in_use_bytes()));
         gauge!("etcd_mvcc_db_total_size_in_bytes").set(size);
         gauge!("etcd_debugging_mvcc_db_total_size_in_bytes").set(size);
@@ -32,6 +33,14 @@ impl Inner {
         gauge!("etcd_server_version", "server_version" => SERVER_VERSION).set(1.0);
         let minor = SERVER_VERSION.rsplit_once('.').map_or(SERVER_VERSION, |(minor, _)| minor);
         gauge!("etcd_cluster_version", "cluster_version" => minor).set(1.0);
+        if self.config.quota_bytes > 0 {
+            gauge!("etcd_server_quota_backend_bytes").set(number(self.config.quota_bytes));
+        }
+        for (name, share) in [("0.5", 0.5), ("0.99", 0.99), ("1", 1.0)] {
+            // As a summary says that there is nothing to tell.
+            let seconds = self.wal.sync_quantile(share).map_or(f64::NAN, |took| took.as_secs_f64());
+            gauge!("quorate_store_wal_fsync_seconds", "quantile" => name).set(seconds);
+        }
         telemetry::measure_process();
     }
 }

@@ -51,17 +51,15 @@ const HISTOGRAMS: &[Histogram] = &[
     },
 ];
 
+/// Counters without labels: they are there from the start, at zero.
 const COUNTERS: &[(&str, &str)] = &[
     ("etcd_server_leader_changes_seen_total", "How often another leader was seen."),
     ("etcd_server_proposals_failed_total", "Writes whose outcome is unknown."),
     ("etcd_server_read_indexes_failed_total", "Linearizable reads that no quorum confirmed."),
     ("etcd_server_health_success", "Health checks that succeeded."),
     ("etcd_server_health_failures", "Health checks that failed."),
-    ("etcd_server_healthchecks_total", "Checks of /livez and /readyz, by outcome."),
     ("etcd_network_client_grpc_received_bytes_total", "Bytes received from gRPC clients."),
     ("etcd_network_client_grpc_sent_bytes_total", "Bytes sent to gRPC clients."),
-    ("etcd_network_peer_received_bytes_total", "Bytes received from a peer."),
-    ("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer."),
     ("etcd_mvcc_put_total", "Puts that this member applied."),
     ("etcd_mvcc_delete_total", "Deletions that this member applied."),
     ("etcd_mvcc_range_total", "Ranges that this member read."),
@@ -70,6 +68,16 @@ const COUNTERS: &[(&str, &str)] = &[
     ("etcd_debugging_lease_revoked_total", "Leases revoked."),
     ("etcd_debugging_lease_renewed_total", "Leases renewed on this leader."),
     ("etcd_debugging_server_lease_expired_total", "Leases that this leader ended because they ran out."),
+    ("quorate_store_auto_compactions_total", "Compactions that were made on schedule."),
+    ("quorate_store_writes_slowed_total", "Writes that waited because space runs out."),
+    ("quorate_store_corrupt_members_total", "Members found to differ from the majority."),
+];
+
+/// Counters that are there once what their labels name is.
+const LABELLED_COUNTERS: &[(&str, &str)] = &[
+    ("etcd_server_healthchecks_total", "Checks of /livez and /readyz, by outcome."),
+    ("etcd_network_peer_received_bytes_total", "Bytes received from a peer."),
+    ("etcd_network_peer_sent_bytes_total", "Bytes sent to a peer."),
     ("grpc_server_started_total", "RPCs begun on the server."),
     ("grpc_server_handled_total", "RPCs completed on the server, by outcome."),
 ];
@@ -87,6 +95,9 @@ const GAUGES: &[(&str, &str)] = &[
     ("etcd_server_healthcheck", "1 if the check of /livez or /readyz last succeeded."),
     ("etcd_mvcc_db_total_size_in_bytes", "What the state machine takes on disk."),
     ("etcd_mvcc_db_total_size_in_use_in_bytes", "What of it holds data that is in use."),
+    ("etcd_debugging_mvcc_db_total_size_in_bytes", "The former name of etcd_mvcc_db_total_size_in_bytes."),
+    ("etcd_server_quota_backend_bytes", "The quota of the data, if there is one."),
+    ("quorate_store_wal_fsync_seconds", "How long syncs of the log took in the last minute."),
     ("etcd_debugging_mvcc_current_revision", "The store's revision."),
     ("etcd_debugging_mvcc_compact_revision", "The revision before which history is gone."),
     ("etcd_debugging_mvcc_watch_stream_total", "Streams of watches that are open."),
@@ -109,8 +120,11 @@ pub fn buckets() -> impl Iterator<Item = (&'static str, Vec<f64>)> {
 
 /// Tells the recorder of this process what the store's metrics mean.
 pub fn describe() {
-    for (name, help) in COUNTERS {
+    for (name, help) in COUNTERS.iter().chain(LABELLED_COUNTERS) {
         describe_counter!(*name, Unit::Count, *help);
+    }
+    for (name, _) in COUNTERS {
+        counter!(*name).increment(0);
     }
     for (name, help) in GAUGES {
         describe_gauge!(*name, *help);
@@ -140,6 +154,12 @@ pub(crate) fn applied(results: &[CommandResult], changes: &[Change]) {
             counter!(name).increment(count);
         }
     }
+    for result in results {
+        if let CommandResult::LeaseGrant { ttl, .. } = result {
+            #[expect(clippy::cast_precision_loss, reason = "histograms are of floats")]
+            histogram!("etcd_debugging_lease_ttl_total").record(*ttl as f64);
+        }
+    }
 }
 
 fn number_of(results: &[CommandResult], wanted: impl Fn(&CommandResult) -> bool) -> u64 {
@@ -163,7 +183,31 @@ pub(crate) fn round_trip(peer: u64, took: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+
+    /// The text of every source file below a folder.
+    fn sources(folder: &Path) -> String {
+        let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        let read = |path: std::path::PathBuf| match path.is_dir() {
+            true => sources(&path),
+            false => std::fs::read_to_string(path).unwrap(),
+        };
+        entries.map(read).collect()
+    }
+
+    #[test]
+    fn what_is_described_is_recorded() {
+        let sources = sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"));
+        let tables = [COUNTERS, LABELLED_COUNTERS, GAUGES].concat();
+        let histograms = HISTOGRAMS.iter().map(|histogram| histogram.name);
+        for name in tables.iter().map(|(name, _)| *name).chain(histograms) {
+            let count = sources.matches(&format!("\"{name}\"")).count();
+            // Once where it is described.
+            assert!(count > 1, "{name} is described and never recorded");
+        }
+    }
 
     #[test]
     fn buckets_are_etcds() {

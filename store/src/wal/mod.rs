@@ -14,6 +14,7 @@ mod reader;
 mod record;
 mod segment;
 mod state;
+mod sync_times;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -277,9 +278,9 @@ impl Wal {
         self.0.shared.log().state()
     }
 
-    /// How long the last sync took.
-    pub fn last_fsync(&self) -> Duration {
-        self.0.shared.last_fsync()
+    /// What `share` of the syncs of the last minute did not exceed; `None` if there were none.
+    pub(crate) fn sync_quantile(&self, share: f64) -> Option<Duration> {
+        self.0.shared.sync_quantile(share)
     }
 
     /// How long the write or sync in progress has been going on; zero when there is none.

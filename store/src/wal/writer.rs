@@ -19,6 +19,7 @@ use super::reader::{self, Replayed, Segment};
 use super::record::{self, Operation, SEGMENT_HEADER_LEN};
 use super::segment::{Directory, Preparer, failed};
 use super::state::{Location, Log};
+use super::sync_times::SyncTimes;
 use super::{Config, Done, EntryId, LogEntry, Recovered, WalError};
 use crate::fs::{Disk, File};
 use crate::thread;
@@ -56,7 +57,7 @@ pub(super) struct Shared {
     born: Instant,
     /// Microseconds from `born` at which the write in progress began; 0 for none.
     write_began: AtomicU64,
-    last_fsync_micros: AtomicU64,
+    syncs: Mutex<SyncTimes>,
 }
 
 /// Gives the log a view that callers may hold for a moment.
@@ -121,7 +122,7 @@ pub(super) fn start(
         poisoned: watch::Sender::new(None),
         born: Instant::now(),
         write_began: AtomicU64::new(0),
-        last_fsync_micros: AtomicU64::new(0),
+        syncs: Mutex::default(),
     });
     let writer =
         Writer { shared: shared.clone(), preparer, active, end, sequence, previous, hard, spare, buffer: Vec::new() };
@@ -277,8 +278,8 @@ impl Shared {
         }
     }
 
-    pub(super) fn last_fsync(&self) -> Duration {
-        Duration::from_micros(self.last_fsync_micros.load(Ordering::Relaxed))
+    pub(super) fn sync_quantile(&self, share: f64) -> Option<Duration> {
+        locked(&self.syncs).quantile(self.born.elapsed(), share)
     }
 
     pub(super) fn stalled_for(&self) -> Duration {
@@ -432,7 +433,7 @@ impl Writer {
         let syncing = Instant::now();
         self.active.sync_data().map_err(failed("sync", &path))?;
         let took = syncing.elapsed();
-        self.shared.last_fsync_micros.store(took.as_micros() as u64, Ordering::Relaxed);
+        locked(&self.shared.syncs).record(self.shared.born.elapsed(), took);
         metrics::histogram!("etcd_disk_wal_fsync_duration_seconds").record(took.as_secs_f64());
         self.sequence += 1;
         self.previous = crc;
