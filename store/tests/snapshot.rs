@@ -6,13 +6,13 @@ mod common;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 
 use quorate_store::snapshot::{self, Restore, Restored, SnapshotError};
 use quorate_store::{Config, Store};
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
+use self::common::etcd::{Etcd, Etcdctl};
 use self::common::{free_addresses, wait};
 
 /// A life with everything that a snapshot must carry: versions, deletions, a key that came
@@ -72,60 +72,10 @@ fn run(endpoint: &str, line: &str) -> String {
 }
 
 fn etcdctl(endpoint: &str, arguments: &[&str]) -> String {
-    let output = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .arg(format!("--endpoints={endpoint}"))
-        .args(arguments)
-        .output()
-        .expect("etcdctl is installed (Debian: etcd-client)");
+    let output = Etcdctl { flags: vec![format!("--endpoints={endpoint}")] }.run_words(arguments, "");
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "etcdctl {}: {errors}", arguments.join(" "));
     String::from_utf8(output.stdout).unwrap()
-}
-
-/// The etcd of the machine.
-struct Etcd {
-    process: Child,
-    endpoint: String,
-}
-
-impl Etcd {
-    fn start(data: &Path, peer: SocketAddr) -> Etcd {
-        let (endpoint, peer) = (format!("http://{}", free_addresses(1)[0]), format!("http://{peer}"));
-        let process = Command::new("etcd")
-            .arg("--data-dir")
-            .arg(data)
-            .args(["--listen-client-urls", &endpoint, "--advertise-client-urls", &endpoint])
-            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("default={peer}")])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("etcd is installed (Debian: etcd-server)");
-        let etcd = Etcd { process, endpoint };
-        wait("etcd", || {
-            let endpoint = format!("--endpoints={}", etcd.endpoint);
-            let asked =
-                Command::new("etcdctl").env("ETCDCTL_API", "3").args(["endpoint", "health", &endpoint]).output();
-            asked.unwrap().status.success().then_some(())
-        });
-        etcd
-    }
-
-    /// Ends it as an operator does, so that its file holds everything.
-    fn stop(mut self) {
-        let ended = Command::new("kill").arg("-TERM").arg(self.process.id().to_string()).status().unwrap();
-        assert!(ended.success());
-        self.process.wait().unwrap();
-    }
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
 }
 
 /// Members of one cluster, in this process.
@@ -210,10 +160,10 @@ fn etcd_goes_on_as_quorate() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("etcd");
     let etcd = Etcd::start(&data, free_addresses(1)[0]);
-    live(&etcd.endpoint);
-    let expected = seen(&etcd.endpoint);
+    live(&etcd.endpoint());
+    let expected = seen(&etcd.endpoint());
     let file = root.path().join("etcd.db");
-    save(&etcd.endpoint, &file);
+    save(&etcd.endpoint(), &file);
     status(&file);
     // A running etcd writes its file: that is no snapshot.
     let running = restore(&data, &configs(root.path(), 1)[0], None);
@@ -254,11 +204,11 @@ fn quorate_goes_on_as_etcd() {
 
     for (file, name) in [(saved, "from-saved"), (exported, "from-exported")] {
         let etcd = etcd_from(&file, &root.path().join(name));
-        assert_eq!(seen(&etcd.endpoint), expected, "{name}");
-        etcdctl(&etcd.endpoint, &["put", "after", "1"]);
-        etcdctl(&etcd.endpoint, &["del", "--prefix", "early"]);
+        assert_eq!(seen(&etcd.endpoint()), expected, "{name}");
+        etcdctl(&etcd.endpoint(), &["put", "after", "1"]);
+        etcdctl(&etcd.endpoint(), &["del", "--prefix", "early"]);
         let revision = expected["revision"].as_i64().unwrap() + 2;
-        etcdctl(&etcd.endpoint, &["compaction", &revision.to_string(), "--physical"]);
+        etcdctl(&etcd.endpoint(), &["compaction", &revision.to_string(), "--physical"]);
         etcd.stop();
     }
 }
@@ -304,12 +254,8 @@ fn every_member_is_lost_and_restored() {
     run("put after 1");
     members.wait_for_agreement();
     // A watch that had seen the write which is lost is told so.
-    let watch = Command::new("etcdctl")
-        .env("ETCDCTL_API", "3")
-        .arg(format!("--endpoints={endpoint}"))
-        .args(["watch", "lost", &format!("--rev={}", saved + 2)])
-        .output()
-        .unwrap();
+    let ctl = Etcdctl { flags: vec![format!("--endpoints={endpoint}")] };
+    let watch = ctl.run(&format!("watch lost --rev={}", saved + 2), "");
     let said = String::from_utf8_lossy(&watch.stderr);
     assert!(said.contains("required revision has been compacted"), "{said}");
     members.stop();

@@ -1,10 +1,10 @@
 //! `quorate store` in the place of etcd: an `etcd.conf` as it is, etcd's TLS flags,
 //! etcd's own client, and an end that no client notices.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpStream};
 use std::process::Command;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use quorate_tests::{binary, eventually};
 use quorate_transport::authority::{Authority, Profile};
 use tempfile::TempDir;
@@ -108,5 +108,82 @@ fn what_etcd_wrote_is_not_written_over() -> Result<()> {
     let output = Command::new(binary()?).args(["store", "-data-dir"]).arg(folder.path()).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(!output.status.success() && said.contains("quorate snapshot import"), "{said}");
+    Ok(())
+}
+
+/// The status and the body of a page.
+fn get(port: u16, path: &str) -> Result<(u16, String)> {
+    use std::io::{Read, Write};
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(START))?;
+    write!(stream, "GET {path} HTTP/1.0\r\nHost: store\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("an answer has a head")?;
+    let status = head.split(' ').nth(1).context("an answer begins with its status")?;
+    Ok((status.parse()?, body.to_owned()))
+}
+
+#[test]
+fn a_file_has_the_settings_and_monitoring_a_port() -> Result<()> {
+    let folder = TempDir::new()?;
+    let [peer, client, metrics] = free_ports()?;
+    let (file, conf) = (folder.path().join("store.yml"), folder.path().join("m0.conf"));
+    let yaml = format!(
+        "name: m0\n\
+         data-dir: {data}\n\
+         listen-peer-urls: http://127.0.0.1:{peer}\n\
+         initial-advertise-peer-urls: http://127.0.0.1:{peer}\n\
+         initial-cluster: m0=http://127.0.0.1:{peer}\n\
+         listen-client-urls: http://127.0.0.1:{client}\n\
+         advertise-client-urls: http://127.0.0.1:{client}\n\
+         listen-metrics-urls: http://127.0.0.1:{metrics}\n\
+         quota-backend-bytes: 1000000000\n\
+         client-transport-security:\n  client-cert-auth: false\n",
+        data = folder.path().join("data").display(),
+    );
+    std::fs::write(&file, yaml)?;
+    std::fs::write(&conf, format!("ETCD_CONFIG_FILE={}\n", file.display()))?;
+    let mut member = Member::start(&conf)?;
+    member.wait_until_ready()?;
+
+    // Counters are there before the first event, as alert rules expect.
+    let (status, page) = get(metrics, "/metrics")?;
+    ensure!(status == 200);
+    for line in [
+        "etcd_server_has_leader 1",
+        "etcd_server_proposals_failed_total 0",
+        "etcd_server_health_failures 0",
+        "etcd_mvcc_put_total 0",
+        "etcd_debugging_lease_renewed_total 0",
+        "etcd_server_quota_backend_bytes 1000000000",
+    ] {
+        ensure!(page.lines().any(|found| found == line), "{line:?} is missing:\n{page}");
+    }
+    let endpoints = [format!("http://127.0.0.1:{client}")];
+    etcdctl_prints(&endpoints, &["put", "a", "1"])?;
+    let lease = etcdctl_prints(&endpoints, &["lease", "grant", "100"])?;
+    let lease = lease.split(' ').nth(1).context("a lease")?;
+    etcdctl_prints(&endpoints, &["lease", "keep-alive", "--once", lease])?;
+    let (_, page) = get(metrics, "/metrics")?;
+    for line in [
+        "etcd_mvcc_put_total 1",
+        "etcd_debugging_lease_renewed_total 1",
+        "etcd_debugging_lease_ttl_total_bucket{le=\"128\"} 1",
+    ] {
+        ensure!(page.lines().any(|found| found == line), "{line:?} is missing:\n{page}");
+    }
+    let synced = page.lines().find_map(|line| line.strip_prefix("quorate_store_wal_fsync_seconds{quantile=\"0.99\"} "));
+    let synced: f64 = synced.context("how long syncs took")?.parse()?;
+    ensure!(synced > 0.0 && synced < 60.0, "syncs took {synced} s");
+
+    ensure!(get(metrics, "/health")?.1.contains("\"health\":\"true\""));
+    ensure!(get(metrics, "/version")?.1.contains("etcdserver"));
+    ensure!(get(metrics, "/readyz")? == (200, "ok\n".to_owned()));
+    ensure!(get(client, "/metrics")?.0 == 200, "clients' port answers too");
+    let keys = etcdctl(&[format!("http://127.0.0.1:{metrics}")], &["get", "a", "--command-timeout=2s"])?;
+    ensure!(!keys.status.success(), "monitoring's port serves keys");
+    let status = member.stop()?;
+    ensure!(status.success(), "{status}: {}", member.said());
     Ok(())
 }

@@ -10,6 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, Command};
 use tokio::time::{sleep, timeout};
 
+use crate::commands::{COMMANDS, PERMISSIONS, USERS};
 use crate::known;
 use crate::script::difference;
 use crate::server::{Cluster, Program};
@@ -20,162 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How long a command that does not end may speak.
 const LISTENING: Duration = Duration::from_millis(1200);
 
-/// Commands and their standard input, run in this order. `{folder}` is the cluster's own.
-const COMMANDS: &[(&str, &str)] = &[
-    ("version", ""),
-    ("put a 1", ""),
-    ("put a 2 --prev-kv", ""),
-    ("put b 1", ""),
-    ("put fromstdin", "a value\nof two lines"),
-    ("get fromstdin", ""),
-    ("del fromstdin", ""),
-    ("get a", ""),
-    ("get nothing", ""),
-    ("get a -w json", ""),
-    ("get a -w fields", ""),
-    ("get a --hex", ""),
-    ("get a --rev=2 -w json", ""),
-    ("get --prefix '' -w json", ""),
-    ("get --from-key b", ""),
-    ("get a c", ""),
-    ("get --prefix '' --keys-only", ""),
-    ("get --prefix '' --limit=1 -w json", ""),
-    ("get --prefix '' --sort-by=MODIFY --order=DESCEND", ""),
-    ("get --prefix '' --sort-by=VALUE --order=ASCEND", ""),
-    ("get --prefix '' --sort-by=CREATE", ""),
-    ("get --prefix '' --sort-by=VERSION --order=DESCEND", ""),
-    ("get --prefix '' --consistency=s", ""),
-    ("get a --print-value-only", ""),
-    ("put a --ignore-value", ""),
-    ("put nothing --ignore-value", ""),
-    ("put c 3 --lease=4d2", ""),
-    ("put '' x", ""),
-    ("del b --prev-kv", ""),
-    ("del b", ""),
-    ("put d 1", ""),
-    ("put e 1", ""),
-    ("del --prefix d", ""),
-    ("del --from-key zzz", ""),
-    ("txn", "mod(\"f\") = \"0\"\n\nput f 1\nget f\n\nget f\n\n"),
-    ("txn", "mod(\"f\") = \"0\"\n\nput f 2\n\nget f\n\n"),
-    ("txn -w json", "value(\"f\") = \"1\"\nver(\"f\") > \"0\"\n\nput f 3\ndel e\n\nput f 4\n\n"),
-    ("txn", "\nput g 1\nput g 2\n\n\n"),
-    ("txn", "\nput h 1\ndel h\n\n\n"),
-    ("txn -w json", "create(\"nothing\") = \"0\"\n\nget f\n\n\n"),
-    ("lease grant 100", ""),
-    ("lease grant 9000000001", ""),
-    ("lease timetolive 4d2", ""),
-    ("lease revoke 4d2", ""),
-    ("lease keep-alive 4d2 --once", ""),
-    ("lease list", ""),
-    ("compaction 5", ""),
-    ("compaction 5", ""),
-    ("compaction 6 --physical", ""),
-    ("compaction 99999", ""),
-    ("get a --rev=2", ""),
-    ("get a --rev=99999", ""),
-    ("get a --rev=6", ""),
-    ("get --prefix '' -w json", ""),
-    ("get --prefix '' -w protobuf", ""),
-    ("alarm list", ""),
-    ("alarm disarm", ""),
-    ("defrag", ""),
-    ("endpoint health", ""),
-    ("endpoint status", ""),
-    ("endpoint hashkv", ""),
-    ("member list", ""),
-    ("member list -w table", ""),
-    ("member add m0", ""),
-    ("member add late --learner --peer-urls=http://127.0.0.9:9", ""),
-    ("member list", ""),
-    ("member add other --peer-urls=nonsense", ""),
-    ("member remove 123", ""),
-    ("member promote 123", ""),
-    ("member update 123 --peer-urls=http://127.0.0.9:9", ""),
-    ("move-leader 123", ""),
-    ("lock name echo held", ""),
-    ("lock name --ttl=5 false", ""),
-    ("get --prefix name", ""),
-    ("snapshot save {folder}/snapshot", ""),
-    ("snapshot save", ""),
-    ("completion bash", ""),
-    ("no-such-command", ""),
-];
-
-/// Users and roles, as an administrator sets them up.
-const AUTH: &[(&str, &str)] = &[
-    ("user add root:secret", ""),
-    ("user add root:secret", ""),
-    ("user add u --interactive=false", "p\n"),
-    ("user add cert --no-password", ""),
-    ("user list", ""),
-    ("user get u", ""),
-    ("user get nobody", ""),
-    ("user passwd u --interactive=false", "q\n"),
-    ("role add root", ""),
-    ("role add r", ""),
-    ("role add r", ""),
-    ("role grant-permission r read a", ""),
-    ("role grant-permission r readwrite b --prefix", ""),
-    ("role grant-permission r write x y", ""),
-    ("role grant-permission r read k --from-key", ""),
-    ("role grant-permission nothing read a", ""),
-    ("role grant-permission r paint a", ""),
-    ("role get r", ""),
-    ("role get nothing", ""),
-    ("role list", ""),
-    ("role revoke-permission r x y", ""),
-    ("role revoke-permission r x y", ""),
-    ("role revoke-permission r k --from-key", ""),
-    ("role get r", ""),
-    ("auth enable", ""),
-    ("user grant-role root root", ""),
-    ("user grant-role u r", ""),
-    ("user grant-role u nothing", ""),
-    ("user get u --detail", ""),
-    ("put a 1", ""),
-    ("auth enable", ""),
-    ("put a 2", ""),
-    ("get a", ""),
-    ("get a --user=u:q", ""),
-    ("get a --user=u:p", ""),
-    ("get a --user=u --password=q", ""),
-    ("put a 2 --user=u:q", ""),
-    ("put b/1 1 --user=u:q", ""),
-    ("get b/ --prefix --user=u:q", ""),
-    ("get a z --user=u:q", ""),
-    ("get '' --prefix --user=u:q", ""),
-    ("del b/1 --user=u:q", ""),
-    ("user list --user=u:q", ""),
-    ("user get u --user=u:q", ""),
-    ("user list --user=root:secret", ""),
-    ("get '' --prefix --user=root:secret", ""),
-    ("user revoke-role u r --user=root:secret", ""),
-    ("get a --user=u:q", ""),
-    ("endpoint health --user=root:secret", ""),
-    ("member list --user=u:q", ""),
-    ("compaction 2 --user=u:q", ""),
-    ("user delete root --user=root:secret", ""),
-    ("role delete r --user=root:secret", ""),
-    ("user delete u --user=root:secret", ""),
-    ("auth disable --user=root:secret", ""),
-    ("user delete cert", ""),
-    ("user delete cert", ""),
-    ("role delete r", ""),
-    ("user list", ""),
-    ("role list", ""),
-];
-
-/// Watches, which do not end by themselves. They begin after the compacted revision, of
-/// which 3.4 forgets deletions and newer ones do not.
-const WATCHES: &[&str] = &[
-    "watch --prefix '' --rev=7",
-    "watch a --rev=7 --prev-kv",
-    "watch --prefix '' --rev=2",
-    "watch f --rev=7 -- echo changed",
-    "watch a g --rev=7 -w json",
-];
-
 struct Etcdctl<'a> {
     cluster: &'a Cluster,
     endpoints: String,
@@ -184,6 +29,10 @@ struct Etcdctl<'a> {
 impl<'a> Etcdctl<'a> {
     fn of(cluster: &'a Cluster) -> Self {
         Self { cluster, endpoints: cluster.endpoints() }
+    }
+
+    fn at(cluster: &'a Cluster, member: usize) -> Self {
+        Self { cluster, endpoints: format!("http://{}", cluster.members[member].client) }
     }
 
     fn spawn(&self, command: &str) -> Result<Child> {
@@ -200,7 +49,11 @@ impl<'a> Etcdctl<'a> {
             .context("etcdctl does not run (Debian: etcd-client)")
     }
 
+    /// Runs a command to its end, or listens to one that has none.
     async fn run(&self, command: &str, input: &str) -> Result<Output> {
+        if command.starts_with("watch ") {
+            return self.listen(command).await;
+        }
         let mut child = self.spawn(command)?;
         let mut stdin = child.stdin.take().context("standard input is a pipe")?;
         // A command that does not read may have ended already.
@@ -259,7 +112,8 @@ fn essence(output: &Output) -> String {
         _ => text,
     };
     let errors = String::from_utf8_lossy(&output.stderr);
-    let error = errors.lines().last().unwrap_or_default();
+    // Lines of its log bear the time.
+    let error = errors.lines().rfind(|line| !line.starts_with(r#"{"level""#)).unwrap_or_default();
     let code = output.status.code();
     format!("code {code:?}\n{}\nerror: {}", impersonal(&answer), impersonal(error))
 }
@@ -303,6 +157,12 @@ fn impersonal(text: &str) -> String {
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
 
+fn sorted(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    lines.sort_unstable();
+    lines.join("\n")
+}
+
 /// What cannot be the same: the version and size of a database, hashes, how long it took,
 /// and the widths of tables with such. Whether it succeeds is.
 fn is_measure(command: &str) -> bool {
@@ -310,31 +170,26 @@ fn is_measure(command: &str) -> bool {
     measures.iter().any(|measure| command.contains(measure))
 }
 
-async fn pair(size: usize) -> Result<[Cluster; 2]> {
+/// One member of etcd, and `size` of Quorate.
+async fn pair(size: usize, flags: &[&str]) -> Result<[Cluster; 2]> {
     let (etcd, quorate) =
-        tokio::join!(Cluster::start(Program::Etcd, size, &[]), Cluster::start(Program::Quorate, size, &[]));
+        tokio::join!(Cluster::start(Program::Etcd, 1, flags), Cluster::start(Program::Quorate, size, flags));
     Ok([etcd?, quorate?])
 }
 
-/// Runs all commands on both; returns the differences.
-fn sorted(text: &str) -> String {
-    let mut lines: Vec<&str> = text.lines().collect();
-    lines.sort_unstable();
-    lines.join("\n")
-}
-
+/// Runs all commands on both, each at the next member; returns the differences.
 async fn compare(clusters: &[Cluster; 2], commands: &[(&str, &str)]) -> Result<Vec<String>> {
-    let [etcd, quorate] = [0, 1].map(|side: usize| Etcdctl::of(&clusters[side]));
     let mut differences = Vec::new();
-    for (command, input) in commands {
+    for (number, (command, input)) in commands.iter().enumerate() {
+        let [etcd, quorate] = clusters.each_ref().map(|cluster| Etcdctl::at(cluster, number % cluster.members.len()));
         let (theirs, ours) = tokio::join!(etcd.run(command, input), quorate.run(command, input));
-        let (theirs, ours) = (theirs?, ours?);
-        let (expected, found) = match is_measure(command) {
-            true => (theirs.status.to_string(), ours.status.to_string()),
-            // Members are listed by their ids, which are drawn.
-            false if command.starts_with("member list") => (sorted(&essence(&theirs)), sorted(&essence(&ours))),
-            false => (essence(&theirs), essence(&ours)),
+        let shown = |output: &Output| match *command {
+            command if is_measure(command) => output.status.to_string(),
+            // In the order of their ids, which each cluster chooses.
+            "member list" => sorted(&essence(output)),
+            _ => essence(output),
         };
+        let (expected, found) = (shown(&theirs?), shown(&ours?));
         if expected != found {
             differences.push(format!("etcdctl {command} {input:?}\n{}", difference(&expected, &found)));
         }
@@ -344,24 +199,17 @@ async fn compare(clusters: &[Cluster; 2], commands: &[(&str, &str)]) -> Result<V
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcdctl_sees_no_difference() -> Result<()> {
-    let clusters = pair(1).await?;
-    let mut differences = compare(&clusters, COMMANDS).await?;
-    let [etcd, quorate] = [0, 1].map(|side: usize| Etcdctl::of(&clusters[side]));
-    for command in WATCHES {
-        let (theirs, ours) = tokio::join!(etcd.listen(command), quorate.listen(command));
-        let (expected, found) = (essence(&theirs?), essence(&ours?));
-        if expected != found {
-            differences.push(format!("etcdctl {command}\n{}", difference(&expected, &found)));
-        }
-    }
-    let differences = known::unknown(known::COMMANDS, differences);
+    let differences = known::unknown(known::COMMANDS, compare(&pair(1, &[]).await?, COMMANDS).await?);
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn etcdctl_administers_users() -> Result<()> {
-    let differences = compare(&pair(1).await?, AUTH).await?;
+    let mut differences = Vec::new();
+    for (size, commands) in [(1, USERS), (3, PERMISSIONS)] {
+        differences.extend(compare(&pair(size, &["--bcrypt-cost=4"]).await?, commands).await?);
+    }
     ensure!(differences.is_empty(), "{}", differences.join("\n"));
     Ok(())
 }
@@ -421,8 +269,7 @@ async fn etcdctl_operates_three_members() -> Result<()> {
     let heir = (leader + 1) % 3;
     ctl.succeed(&format!("move-leader {:x}", ids[heir])).await?;
     ensure!(cluster.who().await?.1 == heir, "leadership did not move");
-    let at_follower = Etcdctl { cluster: &cluster, endpoints: format!("http://{}", cluster.members[leader].client) };
-    let refused = at_follower.run(&format!("move-leader {:x}", ids[leader]), "").await?;
+    let refused = Etcdctl::at(&cluster, leader).run(&format!("move-leader {:x}", ids[leader]), "").await?;
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     ensure!(!refused.status.success() && said.contains("no leader endpoint given"), "{said}");
     ensure!(ctl.succeed("endpoint hashkv --cluster").await?.lines().count() == 3, "three hashes");
@@ -431,7 +278,7 @@ async fn etcdctl_operates_three_members() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn mirrors_agree_with_their_sources() -> Result<()> {
-    let clusters = pair(1).await?;
+    let clusters = pair(1, &[]).await?;
     for (source, destination) in [(0, 1), (1, 0)] {
         let (from, to) = (Etcdctl::of(&clusters[source]), Etcdctl::of(&clusters[destination]));
         from.succeed("put mirror/before 1").await?;
@@ -455,7 +302,7 @@ async fn mirrors_agree_with_their_sources() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn snapshots_are_etcds() -> Result<()> {
-    let clusters = pair(1).await?;
+    let clusters = pair(1, &[]).await?;
     let mut states = Vec::new();
     for cluster in &clusters {
         let ctl = Etcdctl::of(cluster);

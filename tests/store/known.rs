@@ -5,18 +5,11 @@
 type Known = (&'static str, &'static str);
 
 const NO_ADDRESS: &str = "etcd moves a member to addresses that are none, and it is lost";
-const PROGRESS: &str = "a progress request without watches is answered, as 3.4 does and newer versions do not";
-const PIECES: &str = "the pieces of a large response are cut at other events";
 
 /// Of the scripts of requests.
 pub(crate) const SCRIPTS: &[Known] = &[
     ("cluster: etcdserverpb.Cluster/MemberUpdate m0 ", NO_ADDRESS),
     ("cluster: a learner moves", "etcd forgets that a member that moves is a learner"),
-    ("watch: half close at once", "a stream that is closed before any request ends"),
-    ("watch, large: from history in pieces", PIECES),
-    ("watch, live: progress of nothing", PROGRESS),
-    ("watch, live: progress after the last was cancelled", PROGRESS),
-    ("watch of compacted history: a watch that is compacted", "the id of a compacted watch may be used again"),
 ];
 
 /// Of the commands of etcdctl.

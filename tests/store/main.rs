@@ -6,6 +6,7 @@
 mod call;
 mod cases;
 mod clients;
+mod commands;
 mod etcdctl;
 mod http;
 mod known;

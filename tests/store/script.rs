@@ -261,6 +261,7 @@ fn acts_text<Q: std::fmt::Debug>(acts: &[Act<Q>]) -> String {
         Act::Send(message) => format!("{message:?}"),
         Act::SendAll(messages) => format!("{messages:?}"),
         Act::Do(call) => call.text(),
+        Act::Hear(count) => format!("until {count} messages are heard"),
         Act::HalfClose => "half close".to_owned(),
     };
     acts.iter().map(act).collect::<Vec<_>>().join("; ")

@@ -33,6 +33,8 @@ pub(crate) enum Act<Q> {
     SendAll(Vec<Q>),
     /// Another request, whose answer is compared as well.
     Do(Call),
+    /// Waits until both have said so many messages.
+    Hear(usize),
     /// The client says that it sends no more.
     HalfClose,
 }
@@ -124,6 +126,12 @@ where
                 let (first, second) = tokio::join!(call.send(&targets[0]), call.send(&targets[1]));
                 for (answer, text) in answers.iter_mut().zip([first, second]) {
                     *answer += &format!("act {number} is answered: {text}\n");
+                }
+            }
+            Act::Hear(count) => {
+                let deadline = Instant::now() + PATIENCE;
+                while sessions.iter().any(|session| session.count() < *count) && Instant::now() < deadline {
+                    tokio::time::sleep(POLL).await;
                 }
             }
             Act::HalfClose => sessions.iter_mut().for_each(|session| session.sender = None),

@@ -1,11 +1,9 @@
-//! The etcd and the `etcdctl` of the machine, to compare with.
+//! The etcd and the `etcdctl` of the machine.
 
 use std::io::Write;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
-
-use serde_json::Value;
-use tempfile::TempDir;
 
 use super::{free_addresses, wait};
 
@@ -16,14 +14,12 @@ pub(crate) struct Etcdctl {
 
 impl Etcdctl {
     pub(crate) fn run(&self, command: &str, input: &str) -> Output {
-        let mut child = self.spawn(command);
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-        child.wait_with_output().unwrap()
+        let words: Vec<&str> = command.split(' ').map(|word| word.trim_matches('\'')).collect();
+        self.run_words(&words, input)
     }
 
-    fn spawn(&self, command: &str) -> Child {
-        let words = command.split(' ').map(|word| word.trim_matches('\''));
-        Command::new("etcdctl")
+    pub(crate) fn run_words(&self, words: &[&str], input: &str) -> Output {
+        let mut child = Command::new("etcdctl")
             .env("ETCDCTL_API", "3")
             .args(&self.flags)
             .args(words)
@@ -31,14 +27,8 @@ impl Etcdctl {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .expect("etcdctl is installed (Debian: etcd-client)")
-    }
-
-    /// Starts a command that does not end, and ends it once it was silent for long enough.
-    pub(crate) fn run_for(&self, command: &str, time: Duration) -> Output {
-        let mut child = self.spawn(command);
-        std::thread::sleep(time);
-        child.kill().unwrap();
+            .expect("etcdctl is installed (Debian: etcd-client)");
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
     }
 }
@@ -46,70 +36,50 @@ impl Etcdctl {
 /// The etcd of the machine, one member without TLS.
 pub(crate) struct Etcd {
     process: Child,
-    pub(crate) ctl: Etcdctl,
-    _directory: TempDir,
+    /// Where clients connect.
+    pub(crate) address: SocketAddr,
 }
 
 impl Drop for Etcd {
     fn drop(&mut self) {
-        self.process.kill().expect("etcd was started by this test");
-        self.process.wait().expect("etcd was started by this test");
+        // It may have ended already.
+        drop(self.process.kill());
+        drop(self.process.wait());
     }
 }
 
-pub(crate) fn start_etcd(more: &[&str]) -> Etcd {
-    let directory = tempfile::tempdir().unwrap();
-    let addresses = free_addresses(2);
-    let (client, peer) = (format!("http://{}", addresses[0]), format!("http://{}", addresses[1]));
-    let process = Command::new("etcd")
-        .arg("--data-dir")
-        .arg(directory.path().join("data"))
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("default={peer}")])
-        .args(more)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("etcd is installed (Debian: etcd-server)");
-    let ctl = Etcdctl { flags: vec![format!("--endpoints={client}")] };
-    wait("etcd", || ctl.run("endpoint health", "").status.success().then_some(()));
-    Etcd { process, ctl, _directory: directory }
-}
-
-/// What must be the same: the answer without the names of who answered, and the last
-/// line of an error.
-pub(crate) fn essence(output: &Output) -> (bool, String, String) {
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let answer = match serde_json::from_str::<Value>(&text) {
-        Ok(mut value) => {
-            forget_who(&mut value);
-            value.to_string()
-        }
-        Err(_) => text,
-    };
-    let errors = String::from_utf8_lossy(&output.stderr);
-    // Lines of its log bear the time.
-    let error = errors.lines().rfind(|line| !line.starts_with(r#"{"level""#)).unwrap_or_default();
-    (output.status.success(), without_addresses(&answer), without_addresses(error))
-}
-
-fn forget_who(value: &mut Value) {
-    match value {
-        Value::Object(fields) => {
-            for name in ["cluster_id", "member_id", "raft_term"] {
-                fields.remove(name);
-            }
-            fields.values_mut().for_each(forget_who);
-        }
-        Value::Array(items) => items.iter_mut().for_each(forget_who),
-        _ => {}
+impl Etcd {
+    /// Starts the member whose state is in `data`, which is made if it does not exist.
+    pub(crate) fn start(data: &Path, peer: SocketAddr) -> Etcd {
+        let address = free_addresses(1)[0];
+        let (client, peer) = (format!("http://{address}"), format!("http://{peer}"));
+        let process = Command::new("etcd")
+            .arg("--data-dir")
+            .arg(data)
+            .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+            .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+            .args(["--initial-cluster", &format!("default={peer}")])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("etcd is installed (Debian: etcd-server)");
+        let etcd = Etcd { process, address };
+        wait("etcd", || etcd.ctl().run("endpoint health", "").status.success().then_some(()));
+        etcd
     }
-}
 
-fn without_addresses(text: &str) -> String {
-    let words = text.split(' ').filter(|word| !word.contains("127.0.0.1"));
-    // A lock's key ends in its lease, which is different each time.
-    let lines: Vec<String> = words.collect::<Vec<_>>().join(" ").lines().map(ToOwned::to_owned).collect();
-    lines.into_iter().filter(|line| !line.starts_with("name/")).collect::<Vec<_>>().join("\n")
+    pub(crate) fn endpoint(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn ctl(&self) -> Etcdctl {
+        Etcdctl { flags: vec![format!("--endpoints={}", self.endpoint())] }
+    }
+
+    /// Ends it as an operator does, so that its file holds everything.
+    pub(crate) fn stop(mut self) {
+        let ended = Command::new("kill").arg("-TERM").arg(self.process.id().to_string()).status().unwrap();
+        assert!(ended.success());
+        self.process.wait().unwrap();
+    }
 }

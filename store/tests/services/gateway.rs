@@ -3,12 +3,10 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use tempfile::TempDir;
-
-use crate::common::{Cluster, free_addresses, wait};
+use crate::common::etcd::Etcd;
+use crate::common::{Cluster, free_addresses};
 
 /// Paths and bodies, sent in this order.
 const REQUESTS: &[(&str, &str)] = &[
@@ -98,43 +96,6 @@ const STREAMS: &[(&str, &str, usize)] = &[
     ("/v3/election/observe", r#"{"name":"bG9jazI="}"#, 1),
 ];
 
-struct Etcd {
-    process: Child,
-    address: SocketAddr,
-    _directory: TempDir,
-}
-
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        self.process.kill().expect("etcd was started by this test");
-        self.process.wait().expect("etcd was started by this test");
-    }
-}
-
-fn start_etcd() -> Etcd {
-    let directory = tempfile::tempdir().unwrap();
-    let addresses = free_addresses(2);
-    let (client, peer) = (format!("http://{}", addresses[0]), format!("http://{}", addresses[1]));
-    let process = Command::new("etcd")
-        .arg("--data-dir")
-        .arg(directory.path().join("data"))
-        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
-        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
-        .args(["--initial-cluster", &format!("default={peer}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .expect("etcd is installed (Debian: etcd-server)");
-    let etcd = Etcd { process, address: addresses[0], _directory: directory };
-    wait("etcd", || {
-        TcpStream::connect(etcd.address)
-            .is_ok()
-            .then(|| ask(etcd.address, "GET", "/health", "").status)
-            .filter(|status| *status == 200)
-    });
-    etcd
-}
-
 fn start_quorate() -> (Cluster, SocketAddr) {
     let cluster = Cluster::start_with(1, |config| config.listen_client = Some(([127, 0, 0, 1], 0).into()));
     cluster.wait_for_leader();
@@ -197,7 +158,8 @@ fn without_names(text: &str) -> String {
 
 #[test]
 fn json_is_answered_as_etcd_does() {
-    let etcd = start_etcd();
+    let directory = tempfile::tempdir().unwrap();
+    let etcd = Etcd::start(&directory.path().join("data"), free_addresses(1)[0]);
     let (_cluster, quorate) = start_quorate();
     let mut differences = Vec::new();
     for (path, body) in REQUESTS {

@@ -46,6 +46,23 @@ fn scripts() -> Vec<Script> {
         let calls = [grant(id, 600), grant(id, 600), live(id, false), revoke(id), revoke(id)];
         scripts.push(Script::calls(format!("the lease {id}"), calls));
     }
+    scripts.push(Script::calls(
+        "the id of a lease that has ended",
+        [
+            grant(14, 600),
+            put(PutRequest { lease: 14, ..value("again", "1") }),
+            revoke(14),
+            grant(14, 60),
+            live(14, true),
+            put(PutRequest { lease: 14, ..value("again", "2") }),
+            // The same lease again, and a lease that is kept.
+            put(PutRequest { lease: 14, ..value("again", "3") }),
+            put(PutRequest { ignore_lease: true, prev_kv: true, ..value("again", "4") }),
+            live(14, true),
+            revoke(14),
+            range(key("again")),
+        ],
+    ));
     let picked = learning::<_, quorate_proto::etcd::LeaseGrantResponse>(
         "/etcdserverpb.Lease/LeaseGrant",
         "of an id that the store picks".to_owned(),

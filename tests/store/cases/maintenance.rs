@@ -2,8 +2,9 @@
 
 use quorate_proto::etcd::downgrade_request::DowngradeAction;
 use quorate_proto::etcd::{
-    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DowngradeRequest, DowngradeResponse,
-    HashKvRequest, HashKvResponse, HashRequest, HashResponse, MoveLeaderRequest, MoveLeaderResponse, ResponseHeader,
+    AlarmRequest, AlarmResponse, DefragmentRequest, DefragmentResponse, DeleteRangeResponse, DowngradeRequest,
+    DowngradeResponse, HashKvRequest, HashKvResponse, HashRequest, HashResponse, LeaseRevokeResponse,
+    LeaseTimeToLiveRequest, MoveLeaderRequest, MoveLeaderResponse, RangeRequest, RangeResponse, ResponseHeader,
     SnapshotRequest, SnapshotResponse, StatusRequest, StatusResponse,
 };
 
@@ -117,6 +118,28 @@ fn alarms() -> Vec<Script> {
             put(value("a", "1")),
         ],
     ));
+    scripts.push(Script::calls(
+        "without space only what makes room is done",
+        [
+            super::grant(3, 600),
+            put(value("full", "1")),
+            own_alarm(ACTIVATE, NOSPACE),
+            own_alarm(GET, 0),
+            put(value("full", "2")),
+            super::txn(super::operations(vec![super::op_put(value("full", "2"))])),
+            super::txn(super::conditional(vec![super::never()], vec![super::op_put(value("full", "2"))], vec![])),
+            super::txn(super::operations(vec![super::op_range(key("full"))])),
+            super::txn(super::operations(vec![super::op_delete(deletion("full", ""))])),
+            super::grant(4, 600),
+            range(everything()),
+            delete(deletion("full", "")),
+            super::revoke(3),
+            compact(2, true),
+            own_alarm(DEACTIVATE, NOSPACE),
+            own_alarm(DEACTIVATE, NOSPACE),
+            put(value("full", "3")),
+        ],
+    ));
     scripts
 }
 
@@ -178,5 +201,18 @@ fn health() -> Vec<Script> {
             unary::<HealthCheckRequest, HealthCheckResponse>("/etcdserverpb.KV/Nothing", HealthCheckRequest::default())
                 .first_word(),
         ),
+        // The first field is a number, where a key is expected.
+        Script::one(
+            unary::<HashKvRequest, RangeResponse>("/etcdserverpb.KV/Range", HashKvRequest { revision: 5 }).first_word(),
+        ),
+        // A field that a newer client knows.
+        Script::one(unary::<LeaseTimeToLiveRequest, LeaseRevokeResponse>(
+            "/etcdserverpb.Lease/LeaseRevoke",
+            LeaseTimeToLiveRequest { id: 404, keys: true },
+        )),
+        Script::one(unary::<RangeRequest, DeleteRangeResponse>(
+            "/etcdserverpb.KV/DeleteRange",
+            RangeRequest { keys_only: true, max_mod_revision: 7, ..key("none") },
+        )),
     ]
 }

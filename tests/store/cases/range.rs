@@ -274,6 +274,13 @@ fn compacted() -> Vec<Script> {
     for revision in [-1, 0, 1, 5, 6, 11] {
         scripts.push(Script::one(compact(revision, revision % 2 == 0)));
     }
+    let why = "etcd 3.7 streams ranges; 3.4 does not know the method";
+    for (revision, expected) in [
+        (5, "OutOfRange: etcdserver: mvcc: required revision has been compacted"),
+        (6, r#"b"a"=b"2" b"b"=b"3" b"b/x"=b"1" b"b/y"=b"2" b"c"=b"4" count 5 more false at Some(10)"#),
+    ] {
+        scripts.push(Script::one(range_stream(RangeRequest { revision, ..everything() }, why, expected)));
+    }
     scripts.push(Script::calls(
         "compaction to the newest revision keeps the newest",
         [

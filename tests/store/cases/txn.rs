@@ -176,6 +176,43 @@ fn branches() -> Vec<Script> {
             "many operations have one revision",
             operations((0..50).map(|number| op_put(value(&format!("m/{number:02}"), "x"))).collect()),
         ),
+        then(
+            "what is wrong in a nested branch that is not taken",
+            nested(conditional(
+                vec![never()],
+                vec![
+                    op_put(PutRequest { lease: 99, ..value("n/4", "x") }),
+                    op_put(PutRequest { ignore_value: true, ..value("n/5", "") }),
+                    op_range(RangeRequest { revision: 9999, ..key("a") }),
+                ],
+                vec![op_put(value("n/6", "6"))],
+            )),
+        ),
+        then(
+            "what is wrong in a nested branch that is taken",
+            nested(conditional(vec![always()], vec![op_put(PutRequest { lease: 99, ..value("n/4", "x") })], vec![])),
+        ),
+        then(
+            "reads that are cut, counted, filtered and sorted",
+            operations(vec![
+                op_put(value("o/1", "2")),
+                op_put(value("o/2", "1")),
+                op_range(RangeRequest { limit: 1, ..everything() }),
+                op_range(RangeRequest { limit: 1, keys_only: true, ..prefix("o/") }),
+                op_range(RangeRequest { limit: 1, count_only: true, ..prefix("o/") }),
+                op_range(RangeRequest { min_mod_revision: 5, ..everything() }),
+                op_range(RangeRequest { max_create_revision: 4, sort_order: 2, sort_target: 3, ..everything() }),
+            ]),
+        ),
+        then(
+            "reads see deletions before them",
+            operations(vec![
+                op_put(value("q/1", "1")),
+                op_delete(DeleteRangeRequest { prev_kv: true, ..deletion("p/", "p0") }),
+                op_range(RangeRequest { count_only: true, ..prefix("p/") }),
+                op_delete(DeleteRangeRequest { prev_kv: true, ..deletion("p/", "p0") }),
+            ]),
+        ),
     ]
 }
 

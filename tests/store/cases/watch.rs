@@ -24,6 +24,11 @@ pub(super) fn groups() -> Vec<Group> {
         Group::new("watch of compacted history", after_compaction())
             .with_setup([history(), vec![compact(6, true)]].concat()),
         Group::new("watch, large", large()),
+        Group::new("watch, long history", long()).with_setup(long_history()),
+        Group {
+            flags: &["--experimental-watch-progress-notify-interval=1500ms"],
+            ..Group::new("watch, told of progress", told_of_progress())
+        },
     ]
 }
 
@@ -224,7 +229,7 @@ fn live() -> Vec<Script> {
 /// 3.4 tells of progress although nothing is watched.
 fn without_watches(name: &str, acts: Vec<Act<WatchRequest>>) -> Script {
     let newer = Newer {
-        why: "3.4.31 and 3.5.13 tell the progress of watches, of which there are none",
+        why: "3.4.31 and 3.5.13 tell the progress of watches, of which there are none; and none before they begin",
         answer: Arc::new(|answer| {
             let messages: Vec<&str> = answer.split("\n}").collect();
             let kept: Vec<&str> =
@@ -236,7 +241,9 @@ fn without_watches(name: &str, acts: Vec<Act<WatchRequest>>) -> Script {
 }
 
 fn progress() -> Vec<Script> {
+    let future = WatchCreateRequest { start_revision: 100_000, ..of_key("a") };
     vec![
+        without_watches("progress of what begins later", vec![begin(future), ask_progress()]),
         without_watches("progress of nothing", vec![ask_progress(), begin(of_key("a"))]),
         script("progress of one", vec![begin(of_key("a")), ask_progress()]),
         script(
@@ -274,12 +281,81 @@ fn after_compaction() -> Vec<Script> {
         vec![
             begin(of_key("a")),
             begin(WatchCreateRequest { start_revision: 3, ..of_key("a") }),
+            Act::Hear(3),
             Act::Do(put(value("a", "still"))),
             begin(WatchCreateRequest { start_revision: 1, watch_id: 9, ..of_key("a") }),
+            Act::Hear(6),
             begin(WatchCreateRequest { watch_id: 9, ..of_key("a") }),
         ],
     ));
+    scripts.push(script(
+        "the id of a compacted watch is free once it is cancelled",
+        vec![
+            begin(WatchCreateRequest { start_revision: 1, watch_id: 9, ..of_key("a") }),
+            Act::Hear(2),
+            cancel(9),
+            cancel(9),
+            begin(WatchCreateRequest { watch_id: 9, ..of_key("a") }),
+        ],
+    ));
+    scripts.push(script(
+        "compaction passes by a watch that is at the end, or begins later",
+        vec![
+            begin(of_key("f/1")),
+            begin(WatchCreateRequest { start_revision: 15, ..of_key("f/2") }),
+            Act::Do(put(value("f/1", "13"))),
+            Act::Do(put(value("f/1", "14"))),
+            Act::Do(compact(14, true)),
+            Act::Do(put(value("f/2", "15"))),
+            begin(WatchCreateRequest { start_revision: 14, ..of_prefix("f/") }),
+            begin(WatchCreateRequest { start_revision: 13, ..of_prefix("f/") }),
+        ],
+    ));
     scripts
+}
+
+/// Revisions 2 to 2401; every third one is of `odd/`.
+fn long_history() -> Vec<Call> {
+    let key = |number: usize| if number % 3 == 0 { format!("odd/{}", number % 7) } else { format!("k/{}", number % 5) };
+    (0..2400).map(|number| put(value(&key(number), &number.to_string()))).collect()
+}
+
+/// History comes in responses of a thousand revisions.
+fn long() -> Vec<Script> {
+    let requests = [
+        WatchCreateRequest { start_revision: 1, ..of_interval("\0", "\0") },
+        WatchCreateRequest { start_revision: 1, fragment: true, prev_kv: true, ..of_interval("\0", "\0") },
+        WatchCreateRequest { start_revision: 400, ..of_prefix("odd/") },
+        WatchCreateRequest { start_revision: 2, ..of_prefix("k/") },
+        WatchCreateRequest { start_revision: 2, filters: filters(&[FilterType::Noput]), ..of_prefix("k/") },
+        WatchCreateRequest { start_revision: 2, ..of_key("odd/3") },
+        WatchCreateRequest { start_revision: 1402, ..of_interval("\0", "\0") },
+        WatchCreateRequest { start_revision: 1403, ..of_interval("\0", "\0") },
+    ];
+    requests.into_iter().map(|request| script(format!("{request:?}"), vec![begin(request)])).collect()
+}
+
+/// The clusters are told to tell it every 1.5 to 1.65 s.
+fn told_of_progress() -> Vec<Script> {
+    let told = |key: &str| WatchCreateRequest { progress_notify: true, ..of_key(key) };
+    vec![
+        script("a quiet watch", vec![begin(told("a")), Act::Do(put(value("b", "1"))), Act::Hear(2)]),
+        script(
+            "a watch that has seen something is told of the next interval only",
+            vec![begin(told("a")), Act::Do(put(value("a", "1"))), Act::Do(put(value("b", "1"))), Act::Hear(3)],
+        ),
+        script("nobody is told who did not ask", vec![begin(of_key("a")), begin(told("a")), Act::Hear(3)]),
+        Script::new(
+            "nobody is told who begins later",
+            [Step::NewerWatch(
+                vec![begin(WatchCreateRequest { start_revision: 1000, ..told("a") }), Act::Hear(2)],
+                Newer {
+                    why: "3.6 tells no progress below the revision at which a watch begins",
+                    answer: Arc::new(|answer| answer.split_inclusive("\n}").take(1).collect()),
+                },
+            )],
+        ),
+    ]
 }
 
 /// Responses that are larger than a request may be: whole, and in pieces if that was asked.
