@@ -166,6 +166,35 @@ fn ten_thousand_watches_on_one_stream() {
     });
 }
 
+/// Few of a stream read history at a time: those that wait must have their turn, also when
+/// others that waited are gone.
+#[test]
+fn watches_that_wait_to_read_history_are_not_forgotten() {
+    with_client(async |channel| {
+        const WATCHES: i64 = 60;
+        let value = vec![7; 16 << 10];
+        for number in 0..100 {
+            put_one(&channel, &format!("k{number:03}"), value.clone()).await;
+        }
+        let mut stream = Stream::open(&channel).await;
+        for _ in 0..WATCHES {
+            stream.create(WatchCreateRequest { start_revision: 2, ..watch("k", "l") }).await;
+        }
+        // Every second one goes while most of them wait.
+        for watch_id in (0..WATCHES).step_by(2) {
+            stream.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id })).await;
+        }
+        let mut seen = BTreeMap::from_iter((1..WATCHES).step_by(2).map(|id| (id, 0)));
+        while seen.values().any(|count| *count < 100) {
+            let response = stream.next().await;
+            if let Some(count) = seen.get_mut(&response.watch_id) {
+                *count += response.events.len();
+            }
+        }
+        assert!(seen.values().all(|count| *count == 100), "{seen:?}");
+    });
+}
+
 #[test]
 fn a_client_that_stops_sending_still_reads() {
     with_client(async |channel| {

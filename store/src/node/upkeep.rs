@@ -128,6 +128,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
         }
         let aside = inner.is_aside();
         inner.raft.allow_elections(!aside);
+        inner.hub.set_aside(aside);
         if aside && view.role == Role::Leader && Instant::now() >= stalled_until {
             stalled_until = Instant::now() + STALL_PAUSE;
             if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {

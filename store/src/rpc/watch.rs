@@ -338,7 +338,11 @@ impl Session {
 
     /// The watch whose turn it is: while a response is open, its watch alone.
     fn next_to_look_at(&mut self) -> Option<u64> {
-        let Some(open) = self.open else { return self.ready.pop_front() };
+        let Some(open) = self.open else {
+            // Those that wait for a read to end come first: they have waited longest.
+            let parked = if self.reads.len() < MAX_READS { self.parked.pop_front() } else { None };
+            return parked.or_else(|| self.ready.pop_front());
+        };
         let place = self.ready.iter().rposition(|token| *token == open)?;
         self.ready.remove(place)
     }
@@ -384,7 +388,6 @@ impl Session {
 
     /// A piece of history was read.
     fn read(&mut self, token: u64, result: ReadResult) {
-        self.ready.extend(self.parked.pop_front());
         let Some(id) = self.tokens.get(&token).copied() else { return };
         let Some(entry) = self.watches.get_mut(&id) else { return };
         self.ready.push_back(token);

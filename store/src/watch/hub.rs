@@ -1,6 +1,7 @@
 //! The ring of recent events, and who has to be woken for them.
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
@@ -36,6 +37,8 @@ pub struct Hub {
     /// rather than for an event.
     published: watch::Sender<i64>,
     readers: Arc<Semaphore>,
+    /// What is here is not what the majority holds: nobody is told of it.
+    aside: AtomicBool,
 }
 
 struct State {
@@ -148,7 +151,13 @@ impl Hub {
             next_member: 0,
         };
         let readers = Arc::new(Semaphore::new(MAX_READERS));
-        Hub { engine, state: Mutex::new(state), published: watch::Sender::new(revision), readers }
+        Hub {
+            engine,
+            state: Mutex::new(state),
+            published: watch::Sender::new(revision),
+            readers,
+            aside: AtomicBool::new(false),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -237,6 +246,22 @@ impl Hub {
         drop(guard);
         wake(woken);
         self.published.send_replace(revision);
+    }
+
+    /// Ends every watch, and each that comes, until this is taken back.
+    pub(crate) fn set_aside(&self, aside: bool) {
+        if self.aside.swap(aside, Ordering::AcqRel) || !aside {
+            return;
+        }
+        let state = self.lock();
+        let members = state.groups.iter().flat_map(|group| group.members.values());
+        let everybody = members.map(|member| (Arc::clone(&member.mailbox), member.token)).collect();
+        drop(state);
+        wake(everybody);
+    }
+
+    pub(super) fn is_aside(&self) -> bool {
+        self.aside.load(Ordering::Acquire)
     }
 
     /// Forgets everything: the state machine was replaced and is at `revision`.

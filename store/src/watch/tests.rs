@@ -284,6 +284,23 @@ async fn a_replaced_state_machine_goes_on_or_says_compacted() {
 }
 
 #[tokio::test]
+async fn a_member_that_is_put_aside_tells_nobody_anything() {
+    let mut fixture = Fixture::new(1 << 20);
+    let mut idle = fixture.watch(all_from(0));
+    fixture.put("a", "1");
+    fixture.machine.hub().set_aside(true);
+    let mut late = fixture.watch(all_from(1));
+    for watcher in [&mut idle, &mut late] {
+        let response = next(watcher).await;
+        assert!(response.canceled && response.events.is_empty(), "{response:?}");
+        assert!(response.cancel_reason.contains("corrupt"), "{response:?}");
+    }
+    fixture.machine.hub().set_aside(false);
+    let mut after = fixture.watch(all_from(1));
+    assert_eq!(next(&mut after).await.events.len(), 1);
+}
+
+#[tokio::test]
 async fn watches_that_come_and_go_leave_nothing() {
     let mut fixture = Fixture::new(1 << 20);
     let kept = fixture.watch(all_from(0));

@@ -229,6 +229,9 @@ impl Watcher {
                 return Step::Ready(self.compacted());
             }
         }
+        if !self.ended && self.hub.is_aside() {
+            return Step::Ready(self.cancel(&ApplyError::Corrupt.to_string()));
+        }
         while !self.ended {
             match self.hub.look(self.place, self.cursor, self.synced) {
                 Look::Synced(published) => {
