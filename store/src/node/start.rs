@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use quorate_proto::raft::peer_server::PeerServer;
 use quorate_transport::tls::{self, ClientAuth, Reloading, TlsError, TlsFiles, Trust};
@@ -24,7 +25,7 @@ use crate::error::StartError;
 use crate::fs::Disk;
 use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, PeerTls, Peers, Presence, Roster};
 use crate::raft::snapshot::Area;
-use crate::raft::{Factory, Node, Raft, StateMachine, Timing, Waiters};
+use crate::raft::{self, Factory, Flushed, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
 use crate::{apply, memory, mvcc, rpc, serve, wal};
 
@@ -55,7 +56,14 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     log_config.ring_size_bytes = memory::budget(config.memory_limit_bytes).log_bytes;
     let (wal, recovered) = Wal::open(log_config, disk)?;
     known.keep_log(&config, recovered.log_id)?;
-    let machine = open_machine(&config)?;
+    let mut machine = open_machine(&config)?;
+    let purged = recovered.state.purged.is_some();
+    let opened = purged.then(|| Flushed { applied: machine.applied(), membership: machine.membership() });
+    let consensus = |source| StartError::Consensus { path: config.data_dir.clone(), source };
+    // Consensus would do the same, a few entries at a time.
+    let began = Instant::now();
+    let replayed = raft::replay(&wal, &mut machine).map_err(consensus)?;
+    tracing::info!(entries = replayed, took = ?began.elapsed(), "applied again what was not on disk");
     let (engine, hub) = (machine.engine(), machine.hub());
 
     let own = Identity {
@@ -75,7 +83,9 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let leases = Leases::new(Arc::clone(&engine));
     let area_path = config.data_dir.join("transfer");
     let area = Area::open(area_path.clone()).map_err(|source| StartError::Directory { path: area_path, source })?;
-    let machine = StateMachine::new(machine, Arc::clone(&area), Arc::clone(&waiters), Arc::clone(&leases), roster);
+    let machine =
+        StateMachine::new(machine, opened, Arc::clone(&area), Arc::clone(&waiters), Arc::clone(&leases), roster)
+            .map_err(|error| consensus(error.into()))?;
     let applied = machine.watch_applied();
 
     let timing = Timing {
@@ -84,7 +94,6 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         election_max: config.election_timeout_max,
         kept_entries: config.replay_entries / 2,
     };
-    let consensus = |source| StartError::Consensus { path: config.data_dir.clone(), source };
     let raft = Raft::start(own.member_id, timing, Factory::new(Arc::clone(&peers)), wal.clone(), machine)
         .await
         .map_err(consensus)?;
@@ -202,6 +211,7 @@ fn open_machine(config: &Config) -> Result<apply::StateMachine, StartError> {
         block_cache_bytes: budget.cache_bytes,
         write_buffer_bytes: budget.memtable_bytes,
         history_bytes: budget.history_bytes,
+        latest_bytes: budget.latest_bytes,
     };
     apply::StateMachine::open(engine).map_err(|source| StartError::StateMachine { path, source })
 }

@@ -39,8 +39,8 @@ const LOG_TICK: Duration = Duration::from_secs(5);
 const SPACE_TICK: Duration = Duration::from_millis(250);
 
 /// A log of more segments than this goes down to what the state machine needs: a member
-/// that lags is then sent files.
-const MAX_SEGMENTS: u64 = 16;
+/// that lags is then sent files. All of the log is read at the start: half a second of it.
+const MAX_SEGMENTS: u64 = 8;
 
 /// After a hand-over because of a stalled disk or damaged data, before the next.
 const STALL_PAUSE: Duration = Duration::from_secs(5);

@@ -48,15 +48,17 @@ pub(crate) fn founded(members: &BTreeMap<u64, (String, String)>) -> Founded {
     }
 }
 
-/// Applies the entries that `wal` knows to be committed and `machine` lacks.
+/// Applies the entries that `wal` knows to be committed and `machine` lacks; returns how many.
 ///
 /// # Errors
 /// When an entry cannot be read or applied.
-pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result<()> {
-    let committed = wal.committed().map_or(0, |id| id.index).min(wal.state().last.map_or(0, |id| id.index));
+pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result<u64> {
+    let (Some(committed), Some(last)) = (wal.committed(), wal.state().last) else { return Ok(0) };
+    let committed = committed.index.min(last.index);
     let mut next = machine.applied().map_or(0, |id| id.index + 1);
     // The first entry of a log has the index 0 or 1.
     next = next.max(wal.state().purged.map_or(0, |id| id.index + 1));
+    let first = next;
     while next <= committed {
         let piece = wal.read(next..committed + 1, REPLAY_BYTES)?;
         let Some(last) = piece.last() else {
@@ -80,5 +82,5 @@ pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result
         }
         machine.apply(entries).map_err(io::Error::other)?;
     }
-    Ok(())
+    Ok(next - first)
 }

@@ -34,7 +34,7 @@ use tokio::sync::watch;
 
 pub(crate) use self::founded::{founded, replay};
 pub(crate) use self::network::Factory;
-pub(crate) use self::state_machine::{Applied, StateMachine, Waiters};
+pub(crate) use self::state_machine::{Applied, Flushed, StateMachine, Waiters};
 use self::types::{DecodeError, Types};
 pub(crate) use self::types::{Node, Proposal};
 use crate::wal::Wal;

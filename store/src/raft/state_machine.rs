@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
@@ -16,12 +17,12 @@ use tokio::sync::{oneshot, watch};
 
 use super::Checkpoint;
 use super::snapshot::{Area, Directory};
-use super::types::{self, Types};
+use super::types::{self, DecodeError, Types};
 use crate::apply::{self, Payload};
 use crate::command::{Command, CommandResult, Operation, RequestId};
 use crate::node::leases::{LeaseChange, Leases};
 use crate::peer::Roster;
-use crate::wal::Wal;
+use crate::wal::{EntryId, Wal};
 
 /// Entries of one write batch: past a few hundred a larger batch gains nothing,
 /// and readers wait for the whole of it.
@@ -72,6 +73,12 @@ pub(crate) struct Applied {
     pub(crate) term: u64,
 }
 
+/// What of a state machine is on disk.
+pub(crate) struct Flushed {
+    pub(crate) applied: Option<EntryId>,
+    pub(crate) membership: Option<Bytes>,
+}
+
 /// What is to be told, and to whom, once an entry is applied.
 #[derive(Clone, Copy, Default)]
 struct Note {
@@ -90,18 +97,25 @@ pub(crate) struct StateMachine {
     applied: watch::Sender<Applied>,
     /// A snapshot has been announced, so one can be asked for.
     announced: bool,
+    /// What was on disk when the database was opened. The library's start has to hear of a
+    /// snapshot if the log was purged, and does not read it: none is made for that.
+    opened: Option<SnapshotMetaOf<Types>>,
 }
 
 impl StateMachine {
+    /// `opened` is what was on disk when the database was opened, if the log was purged.
     pub(crate) fn new(
         machine: apply::StateMachine,
+        opened: Option<Flushed>,
         area: Arc<Area>,
         waiters: Arc<Waiters>,
         leases: Arc<Leases>,
         roster: Arc<Roster>,
-    ) -> Self {
+    ) -> Result<Self, DecodeError> {
         let applied = machine.applied().map(|id| Applied { index: id.index, term: id.term }).unwrap_or_default();
-        Self { machine, area, waiters, leases, roster, applied: watch::Sender::new(applied), announced: false }
+        let applied = watch::Sender::new(applied);
+        let opened = opened.map(|flushed| meta(flushed.applied, flushed.membership)).transpose()?;
+        Ok(Self { machine, area, waiters, leases, roster, applied, announced: false, opened })
     }
 
     pub(crate) fn watch_applied(&self) -> watch::Receiver<Applied> {
@@ -114,10 +128,7 @@ impl StateMachine {
             engine.checkpoint(directory.path()).map(|checkpoint| (checkpoint, directory))
         });
         let (checkpoint, directory) = task.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
-        let meta = SnapshotMetaOf::<Types> {
-            last_log_id: checkpoint.applied.map(types::log_id_from_entry),
-            last_membership: types::decode_stored(checkpoint.membership)?,
-        };
+        let meta = meta(checkpoint.applied, checkpoint.membership)?;
         Ok(SnapshotOf::<Types, Directory> { meta, snapshot: directory })
     }
 
@@ -239,7 +250,11 @@ impl RaftStateMachine<Types> for StateMachine {
 
     async fn get_snapshot_builder(&mut self) -> Self::SnapshotBuilder {
         self.announced = true;
-        SnapshotBuilder { snapshot: Some(self.checkpoint().await) }
+        let snapshot = match self.opened.take() {
+            Some(meta) => Ok(SnapshotOf::<Types, Directory> { meta, snapshot: self.area.reserve() }),
+            None => self.checkpoint().await,
+        };
+        SnapshotBuilder { snapshot: Some(snapshot) }
     }
 
     async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<Types>, snapshot: Directory) -> Result<(), io::Error> {
@@ -263,6 +278,13 @@ impl RaftStateMachine<Types> for StateMachine {
         }
         self.checkpoint().await.map(Some)
     }
+}
+
+fn meta(applied: Option<EntryId>, membership: Option<Bytes>) -> Result<SnapshotMetaOf<Types>, DecodeError> {
+    Ok(SnapshotMetaOf::<Types> {
+        last_log_id: applied.map(types::log_id_from_entry),
+        last_membership: types::decode_stored(membership)?,
+    })
 }
 
 /// Hands out the checkpoint that was made when it was asked for: between two batches,

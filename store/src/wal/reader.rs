@@ -123,6 +123,16 @@ fn record_at(
     Ok(Found::Record(header, Bytes::copy_from_slice(&bytes[HEADER_LEN..len])))
 }
 
+/// What is compared at once when nothing is expected; a multiple of 8.
+const ZEROS: &[u8] = &[0; 4096];
+
+/// Whether `bytes` begin with zeros only: as many as are compared at once, and a header.
+fn is_zero(bytes: &[u8]) -> bool {
+    let (block, next) = bytes.split_at(bytes.len().min(ZEROS.len()));
+    let next = &next[..next.len().min(HEADER_LEN)];
+    *block == ZEROS[..block.len()] && *next == ZEROS[..next.len()]
+}
+
 /// Whether a whole record with a sequence number above `above` lies at or after `offset`.
 fn has_later_record(file: &dyn File, log_id: u64, number: u64, offset: u64, above: u64) -> std::io::Result<bool> {
     let size = file.size()?;
@@ -130,19 +140,22 @@ fn has_later_record(file: &dyn File, log_id: u64, number: u64, offset: u64, abov
     let mut window = vec![0; WINDOW_LEN];
     let mut body = Window::new(file);
     let mut start = offset;
-    // Most of what is looked through are zeros: only where the segment's number stands in
-    // its place is there anything to parse.
     while start + HEADER_LEN as u64 <= size {
         let count = file.read_at(&mut window, start)?;
-        let headers = window[..count].windows(HEADER_LEN).step_by(8).enumerate();
-        for (place, bytes) in headers.filter(|(_, bytes)| bytes[16..24] == wanted) {
-            let at = start + place as u64 * 8;
-            if let Some(header) = record::parse_header(bytes)
-                && header.sequence > above
-                && at + (HEADER_LEN + header.body_len) as u64 <= size
-                && record::is_valid(log_id, &header, body.get(at, HEADER_LEN + header.body_len)?)
-            {
-                return Ok(true);
+        // Most of what is looked through are zeros, which begin no record.
+        for block in (0..count).step_by(ZEROS.len()).filter(|from| !is_zero(&window[*from..count])) {
+            // Only where the segment's number stands in its place is there anything to parse.
+            let places = (block..count.min(block + ZEROS.len())).step_by(8);
+            let headers = places.filter_map(|place| Some((place, window[..count].get(place..place + HEADER_LEN)?)));
+            for (place, bytes) in headers.filter(|(_, bytes)| bytes[16..24] == wanted) {
+                let at = start + place as u64;
+                if let Some(header) = record::parse_header(bytes)
+                    && header.sequence > above
+                    && at + (HEADER_LEN + header.body_len) as u64 <= size
+                    && record::is_valid(log_id, &header, body.get(at, HEADER_LEN + header.body_len)?)
+                {
+                    return Ok(true);
+                }
             }
         }
         // The next window begins with the headers that this one cut.
