@@ -11,10 +11,11 @@ use quorate_controllers::{ApiResource, Config};
 use quorate_proto::gvk::GroupVersionResource;
 use quorate_runtime::activation::Leadership;
 use quorate_runtime::client::Client;
-use quorate_store::{MetricsText, Store};
+use quorate_store::{MetricsText, Store, StoreError};
 use tokio_util::sync::CancellationToken;
 
 use crate::pki::Pki;
+use crate::store::parse_size;
 use crate::supervise;
 
 /// The pause after a panic of the controllers.
@@ -53,6 +54,9 @@ pub(crate) struct Arguments {
     /// Every founding master and its peer address; an existing data directory knows its members.
     #[arg(long, value_delimiter = ',', value_parser = parse_member, value_name = "NAME=ADDRESS:PORT")]
     initial_cluster: Vec<(String, String)>,
+    /// What the store may hold in memory, such as 512MiB [default: 256MiB]
+    #[arg(long, value_name = "BYTES", value_parser = parse_size)]
+    memory_limit: Option<u64>,
     /// End when standard input closes: set by the supervisor.
     #[arg(long, hide = true)]
     lifeline: bool,
@@ -77,6 +81,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     store.initial_cluster = arguments.initial_cluster;
     store.peer_tls = Some(pki.store_peer());
     store.client_tls = Some(pki.store_server());
+    store.memory_limit_bytes = arguments.memory_limit.unwrap_or(store.memory_limit_bytes);
     let text = metrics.clone();
     store.metrics = Some(MetricsText(Arc::new(move || text.render())));
     let store = Store::start(store).await?;
@@ -98,10 +103,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
         signal = supervise::shutdown_signal(arguments.lifeline) => signal?,
     }
     tracing::info!("shutting down: leadership first, then requests, then the store");
-    if store.leadership().borrow().is_some()
-        && let Err(error) = store.transfer_leadership().await
-    {
-        tracing::info!(%error, "leadership stays here: nobody can take it");
+    match store.transfer_leadership().await {
+        // Alone, it has nobody to hand leadership to.
+        Ok(()) | Err(StoreError::BadTransferee) => {}
+        Err(error) => tracing::info!(%error, "leadership stays here: nobody took it"),
     }
     stop.cancel();
     let _ = controllers.await;

@@ -19,8 +19,8 @@ use quorate_transport::tls::{ClientAuth, TlsFiles};
 
 use self::flags::{Values, Warning};
 use self::notify::Manager;
-pub(crate) use self::settings::Log;
 use self::settings::{ListenUrl, Settings, TlsSettings};
+pub(crate) use self::settings::{Log, parse_size};
 use crate::supervise;
 
 /// Where distributions keep the authorities that everybody trusts; etcd falls back to

@@ -4,6 +4,7 @@
 //! house compact DIRECTORY REVISIONS          latency of writes while history is compacted
 //! house load DIRECTORY KEYS LIMIT_MIB        small keys, and the memory that they take
 //! house open DIRECTORY LIMIT_MIB             how long opening takes, and the memory after reads
+//! house fill ENDPOINT KEYS                   the same keys into a running member, for its memory
 //! ```
 //!
 //! The directory is made, and left for the next measurement.
@@ -12,6 +13,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use quorate_proto::etcd::kv_client::KvClient;
 use quorate_proto::etcd::request_op::Request;
 use quorate_proto::etcd::{CompactionRequest, PutRequest, RangeRequest, RequestOp, TxnRequest};
 use quorate_store::{Config, Store};
@@ -37,7 +39,10 @@ fn main() -> Result<(), Failure> {
         ["compact", directory, revisions] => runtime.block_on(compact(Path::new(directory), revisions.parse()?)),
         ["load", directory, keys, limit] => runtime.block_on(load(Path::new(directory), keys.parse()?, limit.parse()?)),
         ["open", directory, limit] => runtime.block_on(open(Path::new(directory), limit.parse()?)),
-        _ => Err("usage: house compact DIRECTORY REVISIONS | load DIRECTORY KEYS MIB | open DIRECTORY MIB".into()),
+        ["fill", endpoint, keys] => runtime.block_on(fill((*endpoint).to_owned(), keys.parse()?)),
+        _ => Err("usage: house compact DIRECTORY REVISIONS | load DIRECTORY KEYS MIB | open DIRECTORY MIB | \
+                  fill ENDPOINT KEYS"
+            .into()),
     }
 }
 
@@ -134,12 +139,30 @@ async fn measure<T: Send + 'static>(store: &Store, end: impl Future<Output = T>)
 async fn load(directory: &Path, keys: usize, limit_mib: u64) -> Result<(), Failure> {
     let store = start(directory, limit_mib).await?;
     let began = Instant::now();
+    let writer = store.clone();
+    in_parallel(keys, move |puts| {
+        let store = writer.clone();
+        async move { Ok(drop(store.txn(puts, None).await?)) }
+    })
+    .await?;
+    println!("{keys} keys in {:?}; {}", began.elapsed(), memory()?);
+    store.shutdown().await;
+    println!("after closing: {}", memory()?);
+    Ok(())
+}
+
+/// Writes small keys, a hundred in one transaction.
+async fn in_parallel<F>(keys: usize, write: impl Fn(TxnRequest) -> F + Clone + Send + 'static) -> Result<(), Failure>
+where
+    F: Future<Output = Result<(), Failure>> + Send,
+{
     const AT_ONCE: usize = 100;
+    const WRITERS: usize = 16;
     let mut loaders = JoinSet::new();
-    for loader in 0..16 {
-        let store = store.clone();
+    for loader in 0..WRITERS {
+        let write = write.clone();
         loaders.spawn(async move {
-            for first in (loader * AT_ONCE..keys).step_by(16 * AT_ONCE) {
+            for first in (loader * AT_ONCE..keys).step_by(WRITERS * AT_ONCE) {
                 let puts = (first..keys.min(first + AT_ONCE)).map(|number| RequestOp {
                     request: Some(Request::RequestPut(PutRequest {
                         key: key(number),
@@ -147,7 +170,7 @@ async fn load(directory: &Path, keys: usize, limit_mib: u64) -> Result<(), Failu
                         ..Default::default()
                     })),
                 });
-                store.txn(TxnRequest { success: puts.collect(), ..Default::default() }, None).await?;
+                write(TxnRequest { success: puts.collect(), ..Default::default() }).await?;
             }
             Ok::<(), Failure>(())
         });
@@ -155,9 +178,18 @@ async fn load(directory: &Path, keys: usize, limit_mib: u64) -> Result<(), Failu
     while let Some(loaded) = loaders.join_next().await {
         loaded??;
     }
-    println!("{keys} keys in {:?}; {}", began.elapsed(), memory()?);
-    store.shutdown().await;
-    println!("after closing: {}", memory()?);
+    Ok(())
+}
+
+async fn fill(endpoint: String, keys: usize) -> Result<(), Failure> {
+    let began = Instant::now();
+    let client = KvClient::connect(endpoint).await?;
+    in_parallel(keys, move |puts| {
+        let mut client = client.clone();
+        async move { Ok(drop(client.txn(puts).await?)) }
+    })
+    .await?;
+    println!("{keys} keys in {:?}", began.elapsed());
     Ok(())
 }
 

@@ -47,6 +47,8 @@ pub struct Entry {
 const MAX_REQUESTS: usize = 32 * 1024;
 /// The same in bytes of results.
 const MAX_REQUEST_BYTES: usize = 8 << 20;
+/// What a request's row holds before its result: client and sequence.
+const REQUEST_ID_BYTES: usize = 16;
 /// Forgetting is done for so many at a time.
 const FORGET_AT_ONCE: usize = 4 * 1024;
 
@@ -67,7 +69,7 @@ impl StateMachine {
     /// # Errors
     /// When a file or the database refuses.
     pub fn open(config: Config) -> Result<StateMachine, EngineError> {
-        let history_bytes = config.history_bytes;
+        let (history_bytes, latest) = (config.history_bytes, Latest::new(config.latest_bytes));
         let directory = config.directory.clone();
         let engine = Arc::new(Engine::open(config)?);
         let hub = Arc::new(Hub::new(engine.clone(), history_bytes));
@@ -80,7 +82,7 @@ impl StateMachine {
         let membership = engine.membership()?;
         // A crash may have come between a compaction and its collection.
         collector.notify();
-        Ok(StateMachine { engine, hub, collector, requests, latest: Latest::default(), membership })
+        Ok(StateMachine { engine, hub, collector, requests, latest, membership })
     }
 
     /// Reads, from any task.
@@ -153,7 +155,7 @@ impl StateMachine {
     pub fn install(&mut self, directory: &Path) -> Result<(), EngineError> {
         self.engine.install(directory)?;
         self.requests = Requests::load(&self.engine)?;
-        self.latest = Latest::default();
+        self.latest.clear();
         self.membership = self.engine.membership()?;
         self.hub.restart(self.engine.revision());
         self.collector.notify();
@@ -161,31 +163,32 @@ impl StateMachine {
     }
 }
 
-/// The results of recent requests, as the rows in the database say.
+/// Which recent requests took effect. Their results are rows of the database only: few are
+/// ever asked for.
 #[derive(Default)]
 struct Requests {
-    results: HashMap<(u64, u64), Bytes>,
-    /// By log index.
-    order: VecDeque<(u64, (u64, u64))>,
+    /// The log index of each.
+    known: HashMap<(u64, u64), u64>,
+    /// By log index, with the bytes of the result.
+    order: VecDeque<(u64, (u64, u64), usize)>,
     bytes: usize,
 }
 
 impl Requests {
     fn load(engine: &Engine) -> Result<Requests, EngineError> {
         let mut requests = Requests::default();
-        engine.live().requests(|index, row| {
-            let mut row = Bytes::copy_from_slice(row);
+        engine.live().requests(|index, mut row| {
             if let (Ok(client), Ok(sequence)) = (row.try_get_u64(), row.try_get_u64()) {
-                requests.insert(index, (client, sequence), row);
+                requests.insert(index, (client, sequence), row.len());
             }
         })?;
         Ok(requests)
     }
 
-    fn insert(&mut self, index: u64, key: (u64, u64), result: Bytes) {
-        self.bytes += result.len();
-        self.order.push_back((index, key));
-        self.results.insert(key, result);
+    fn insert(&mut self, index: u64, key: (u64, u64), result_bytes: usize) {
+        self.bytes += result_bytes;
+        self.order.push_back((index, key, result_bytes));
+        self.known.insert(key, index);
     }
 
     /// Executes a command, once.
@@ -194,8 +197,9 @@ impl Requests {
             return execute(pending, id, command);
         };
         let key = (client, sequence);
-        if let Some(result) = self.results.get(&key) {
-            let decoded = CommandResult::decode(result.clone());
+        if let Some(index) = self.known.get(&key) {
+            let row = pending.request(*index)?;
+            let decoded = CommandResult::decode(row.slice(REQUEST_ID_BYTES.min(row.len())..));
             return Ok(decoded.unwrap_or_else(|error| CommandResult::Error(ApplyError::Undecodable(error.to_string()))));
         }
         if since < pending.forgotten() {
@@ -204,12 +208,12 @@ impl Requests {
         let result = execute(pending, id, command)?;
         // Results without an effect too: answered "no" once, it must not take effect later.
         let encoded = result.encode();
-        let mut row = Vec::with_capacity(16 + encoded.len());
+        let mut row = Vec::with_capacity(REQUEST_ID_BYTES + encoded.len());
         row.put_u64(client);
         row.put_u64(sequence);
         row.put_slice(&encoded);
-        pending.put_request(id.index, &row);
-        self.insert(id.index, key, encoded);
+        pending.put_request(id.index, row.into());
+        self.insert(id.index, key, encoded.len());
         self.forget(pending);
         Ok(result)
     }
@@ -221,8 +225,9 @@ impl Requests {
         let mut upto = None;
         // By bytes down to half, so that the next time is not the next entry.
         while self.order.len() > MAX_REQUESTS || self.bytes > MAX_REQUEST_BYTES / 2 {
-            let Some((index, key)) = self.order.pop_front() else { break };
-            self.bytes -= self.results.remove(&key).map_or(0, |result| result.len());
+            let Some((index, key, result_bytes)) = self.order.pop_front() else { break };
+            self.known.remove(&key);
+            self.bytes -= result_bytes;
             upto = Some(index);
         }
         if let Some(upto) = upto {

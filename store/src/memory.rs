@@ -1,15 +1,16 @@
 //! How a member shares out the memory it may use.
 
-/// What does not follow the limit: code and stacks, the newest versions of keys written
-/// last and the table of requests (which has to be the same on every member), buffers of
-/// connections.
-const FIXED_BYTES: u64 = 80 << 20;
+/// What does not follow the limit: code and stacks, buffers of connections and compactions,
+/// and the numbers of recent requests (which have to be the same on every member; their
+/// results are on disk).
+const FIXED_BYTES: u64 = 88 << 20;
 
 /// With less, blocks would be thrown out before they are used.
 pub(crate) const MIN_LIMIT_BYTES: u64 = FIXED_BYTES + (32 << 20);
 
-/// A larger memtable makes flushes rare and long without making writes cheaper.
-const MAX_MEMTABLE_BYTES: usize = 64 << 20;
+/// What memtables hold is applied again after a crash: two of this size in about half a
+/// second, and larger ones do not make writes cheaper.
+const MAX_MEMTABLE_BYTES: usize = 16 << 20;
 
 /// What each part may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,19 +23,23 @@ pub(crate) struct Budget {
     pub(crate) history_bytes: usize,
     /// Recent entries, for peers.
     pub(crate) log_bytes: usize,
+    /// The newest versions of the keys written last.
+    pub(crate) latest_bytes: usize,
 }
 
 /// Half of what can be shared out is for the database, an eighth each for events and
-/// entries; a quarter stays free for compactions and for what the allocator keeps.
+/// entries, half of that for the newest versions; the rest stays free for compactions and
+/// for what the allocator keeps.
 pub(crate) fn budget(limit_bytes: u64) -> Budget {
     let shared = limit_bytes.saturating_sub(FIXED_BYTES);
-    let part = |eighths: u64| usize::try_from(shared / 8 * eighths).unwrap_or(usize::MAX);
-    let cache_bytes = part(4);
+    let part = |sixteenths: u64| usize::try_from(shared / 16 * sixteenths).unwrap_or(usize::MAX);
+    let cache_bytes = part(8);
     Budget {
         cache_bytes,
         memtable_bytes: (cache_bytes / 4).min(MAX_MEMTABLE_BYTES),
-        history_bytes: part(1),
-        log_bytes: part(1),
+        history_bytes: part(2),
+        log_bytes: part(2),
+        latest_bytes: part(1),
     }
 }
 
@@ -45,9 +50,10 @@ mod tests {
     #[test]
     fn the_parts_stay_below_the_limit() {
         for limit in [0, 1, MIN_LIMIT_BYTES, 256 << 20, 64 << 30, u64::MAX] {
-            let Budget { cache_bytes, memtable_bytes, history_bytes, log_bytes } = budget(limit);
-            let all = [cache_bytes, history_bytes, log_bytes].iter().map(|bytes| *bytes as u64).sum::<u64>();
-            assert!(all <= limit.saturating_sub(FIXED_BYTES) / 4 * 3, "{limit}");
+            let Budget { cache_bytes, memtable_bytes, history_bytes, log_bytes, latest_bytes } = budget(limit);
+            let parts = [cache_bytes, history_bytes, log_bytes, latest_bytes];
+            let all = parts.iter().map(|bytes| *bytes as u64).sum::<u64>();
+            assert!(all <= limit.saturating_sub(FIXED_BYTES) / 16 * 13, "{limit}");
             assert!(2 * memtable_bytes <= cache_bytes, "{limit}");
         }
         assert!(budget(MIN_LIMIT_BYTES).memtable_bytes >= 4 << 20);

@@ -347,7 +347,7 @@ fn parse_duration(text: &str) -> Result<Duration> {
 }
 
 /// A number of bytes: `536870912`, `512MiB`, `1GiB`, `1G`.
-fn parse_size(text: &str) -> Result<u64> {
+pub(crate) fn parse_size(text: &str) -> Result<u64> {
     const UNITS: &[(&str, u32)] = &[("", 0), ("k", 10), ("m", 20), ("g", 30), ("t", 40)];
     let wrong = || format!("{text:?} is not a number of bytes such as 512MiB");
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());

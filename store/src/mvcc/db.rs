@@ -108,6 +108,9 @@ const PERIODIC_COMPACTION_SECONDS: u64 = 24 * 60 * 60;
 /// What a reader of everything reads at once.
 const BULK_READAHEAD_BYTES: usize = 256 << 10;
 
+/// What a compaction reads at once, of each of its files.
+const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
+
 /// The most that flushes and compactions write in a second. It tunes itself: a tenth of
 /// that and less while they keep up, so that they leave disk and processor to others.
 const MAX_BACKGROUND_BYTES_PER_SECOND: i64 = 256 << 20;
@@ -148,6 +151,7 @@ fn options(config: &Config, floor: Arc<AtomicI64>) -> Options {
     // One flush and one compaction: the machine has work of its own.
     options.set_max_background_jobs(2);
     options.set_auto_tuned_ratelimiter(MAX_BACKGROUND_BYTES_PER_SECOND, RATE_PERIOD_MICROS, RATE_FAIRNESS);
+    options.set_compaction_readahead_size(COMPACTION_READAHEAD_BYTES);
     options.set_max_open_files(512);
     options.set_bytes_per_sync(1 << 20);
     options.set_periodic_compaction_seconds(PERIODIC_COMPACTION_SECONDS);

@@ -8,21 +8,30 @@ use bytes::Bytes;
 use super::pending::Change;
 use super::rows::Row;
 
-/// The bound of keys and values kept; most writes go to a few keys (leases, statuses).
-const SIZE_BYTES: usize = 8 << 20;
-/// What an entry costs beside its key and value.
-const ENTRY_BYTES: usize = size_of::<(Bytes, Row)>() + 16;
+/// What an entry costs beside its key and value: two places in a table, as up to half of
+/// them are free, and two allocations.
+const ENTRY_BYTES: usize = 2 * size_of::<(Bytes, Row)>() + 32;
 
 /// Two generations: when the young one is full it becomes the old one, whose entries go
 /// unless they are used before the next turn.
-#[derive(Default)]
 pub(crate) struct Latest {
+    /// The bound of keys and values kept; most writes go to a few keys (leases, statuses).
+    size_bytes: usize,
     young: HashMap<Bytes, Row>,
     old: HashMap<Bytes, Row>,
     young_bytes: usize,
 }
 
 impl Latest {
+    pub(crate) fn new(size_bytes: usize) -> Latest {
+        Latest { size_bytes, young: HashMap::new(), old: HashMap::new(), young_bytes: 0 }
+    }
+
+    /// Forgets everything: the database is another one.
+    pub(crate) fn clear(&mut self) {
+        *self = Latest::new(self.size_bytes);
+    }
+
     /// The newest version of `key`, a tombstone too, if it is known.
     pub(super) fn get(&self, key: &[u8]) -> Option<&Row> {
         self.young.get(key).or_else(|| self.old.get(key))
@@ -48,7 +57,7 @@ impl Latest {
                 self.young_bytes += size;
             }
         }
-        if self.young_bytes > SIZE_BYTES / 2 {
+        if self.young_bytes > self.size_bytes / 2 {
             self.old = std::mem::take(&mut self.young);
             self.young_bytes = 0;
         }
@@ -74,7 +83,8 @@ mod tests {
 
     #[test]
     fn the_newest_stay_and_the_bound_holds() {
-        let mut latest = Latest::default();
+        const SIZE_BYTES: usize = 8 << 20;
+        let mut latest = Latest::new(SIZE_BYTES);
         for key in 0..40_000 {
             latest.note(&change(key, 1000));
             latest.note(&change(7, 10));

@@ -61,12 +61,20 @@ pub struct Config {
     pub write_buffer_bytes: usize,
     /// How many bytes of recent events watchers find in memory.
     pub history_bytes: usize,
+    /// How many bytes of the keys written last are at hand when they are written again.
+    pub latest_bytes: usize,
 }
 
 impl Config {
     /// The defaults for a small machine.
     pub fn new(directory: PathBuf) -> Config {
-        Config { directory, block_cache_bytes: 64 << 20, write_buffer_bytes: 16 << 20, history_bytes: 16 << 20 }
+        Config {
+            directory,
+            block_cache_bytes: 64 << 20,
+            write_buffer_bytes: 16 << 20,
+            history_bytes: 16 << 20,
+            latest_bytes: 8 << 20,
+        }
     }
 }
 

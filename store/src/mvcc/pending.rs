@@ -11,7 +11,7 @@ use rocksdb::WriteBatch;
 
 use super::db::Instance;
 use super::latest::Latest;
-use super::rows::{self, Revision, Row, State};
+use super::rows::{self, BadRow, Revision, Row, State};
 use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{EngineError, LeaseRecord, ReadError, hash};
 use crate::auth::{self, AuthChange};
@@ -51,6 +51,8 @@ pub(crate) struct Pending<'a> {
     members: BTreeMap<Vec<u8>, Option<Bytes>>,
     lookup: RefCell<Lookup<'a>>,
     latest: &'a mut Latest,
+    /// Results that this batch has noted, by log index.
+    requests: BTreeMap<u64, Bytes>,
     pub(super) state: State,
     auth: Arc<auth::State>,
     changes: Vec<Change>,
@@ -68,6 +70,7 @@ impl<'a> Pending<'a> {
             members: BTreeMap::new(),
             lookup: RefCell::new(Lookup::new(instance)),
             latest,
+            requests: BTreeMap::new(),
             state: instance.state(),
             auth: instance.auth(),
             changes: Vec::new(),
@@ -275,8 +278,18 @@ impl<'a> Pending<'a> {
     }
 
     /// Notes the result of a request that took effect.
-    pub(crate) fn put_request(&mut self, index: u64, row: &[u8]) {
-        self.batch.put(rows::request_key(index), row);
+    pub(crate) fn put_request(&mut self, index: u64, row: Bytes) {
+        self.batch.put(rows::request_key(index), &row);
+        self.requests.insert(index, row);
+    }
+
+    /// What was noted of a request that took effect and is not forgotten.
+    pub(crate) fn request(&self, index: u64) -> Result<Bytes, EngineError> {
+        let known = match self.requests.get(&index) {
+            Some(row) => Some(row.clone()),
+            None => self.instance.get(&rows::request_key(index))?,
+        };
+        known.ok_or_else(|| self.instance.damaged(BadRow("the result of a request is missing")))
     }
 
     /// Forgets the results of requests up to a log index.

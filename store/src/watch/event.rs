@@ -7,6 +7,9 @@ use quorate_proto::mvccpb::{Event, KeyValue};
 
 use crate::mvcc::Change;
 
+/// What the allocator and the count of those who share the bytes take beside them.
+const ALLOCATION_BYTES: usize = 64;
+
 /// One event. Its fields are encoded in their order, so that who does not want the
 /// version before, which comes last, takes fewer bytes of the same.
 #[derive(Clone, Debug)]
@@ -72,7 +75,7 @@ impl EncodedEvent {
 
     /// What it costs to keep.
     pub(super) fn size(&self) -> usize {
-        size_of::<EncodedEvent>() + self.bytes.len()
+        size_of::<EncodedEvent>() + ALLOCATION_BYTES + self.bytes.len()
     }
 
     /// Keys and values share the bytes.
