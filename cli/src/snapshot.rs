@@ -52,9 +52,9 @@ Examples:
     Restore(Target),
     /// The same from the data directory of an etcd that has stopped, or from etcd's snapshot.
     #[command(after_help = "The data directory of a stopped etcd is taken over as it is: revisions, history and
-leases go on. Stop it with SIGTERM: a killed one has not written its last tenth of a
-second into the file that is read; start it once more. After a snapshot file etcd may have written more, so the revision is raised
-as `restore` does.
+leases go on. One that was killed has not written its last tenth of a second into its
+database: that is taken from its log, except for changes of users. After a snapshot file
+etcd may have written more, so the revision is raised as `restore` does.
 
 Examples:
   quorate snapshot import /var/lib/etcd/default
@@ -231,6 +231,7 @@ struct Report {
     cluster_id: String,
     member_id: String,
     saved_revision: i64,
+    from_log: u64,
     revision: i64,
     compact_revision: i64,
     versions: u64,
@@ -249,6 +250,7 @@ async fn restore(arguments: Target) -> Result<()> {
             cluster_id: format!("{:x}", restored.cluster_id),
             member_id: format!("{:x}", restored.member_id),
             saved_revision: restored.saved_revision,
+            from_log: restored.from_log,
             revision: restored.revision,
             compact_revision: restored.compact_revision,
             versions: restored.versions,
@@ -269,7 +271,13 @@ fn describe(report: &Report) -> String {
         report.member_id,
         report.cluster_id,
     );
-    if report.revision > report.saved_revision {
+    if report.from_log > 0 {
+        let _ = writeln!(
+            text,
+            "etcd was killed: {} changes that its database lacked were taken from its log, up to revision {}.",
+            report.from_log, report.revision
+        );
+    } else if report.revision > report.saved_revision {
         let _ =
             writeln!(text, "The cluster goes on at revision {}, above every revision of the old one.", report.revision);
     }

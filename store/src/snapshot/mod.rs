@@ -5,6 +5,7 @@
 //! not grow with them.
 
 mod bolt;
+mod etcd_log;
 mod export;
 mod restore;
 mod schema;
@@ -83,6 +84,14 @@ pub enum SnapshotError {
         /// What its pages give.
         found: String,
     },
+    /// The log beside the backend of an etcd that was killed.
+    #[error("cannot take over the log of etcd in {}: {reason}", path.display())]
+    Log {
+        /// The directory, or the file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// Another process writes the file.
     #[error(
         "{} is in use by another process; stop it, or save a snapshot from it",
@@ -106,7 +115,7 @@ pub enum SnapshotError {
     Engine(#[from] EngineError),
     /// The log of the new member.
     #[error(transparent)]
-    Log(#[from] crate::wal::WalError),
+    Wal(#[from] crate::wal::WalError),
 }
 
 fn file_error<'a>(action: &'static str, path: &'a Path) -> impl Fn(io::Error) -> SnapshotError + 'a {

@@ -9,17 +9,23 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 
+use super::etcd_log::Tail;
 use super::schema::{self, AUTH, AUTH_ROLES, AUTH_USERS, KEY, LEASE, META, QUORATE};
 use super::source::Source;
 use super::{Progress, SnapshotError, file_error};
+use crate::apply::{self, Entry, Payload};
 use crate::config::Config;
 use crate::mvcc::{self, AuthRow, Loaded, Loader};
 use crate::node::identity;
+use crate::wal::EntryId;
 use crate::{fs as disk, raft, wal};
 
 /// What a restore raises the revision by unless told otherwise: more than any cluster writes
 /// between a snapshot and its loss, so that no client has seen a revision as high.
 const DEFAULT_BUMP: u64 = 1_000_000_000;
+
+/// So many of the commands in etcd's log become one write.
+const COMMANDS_AT_ONCE: usize = 512;
 
 /// What to make of a snapshot.
 #[derive(Clone, Debug)]
@@ -43,7 +49,7 @@ pub struct Restore {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Restored {
-    /// The last revision of the snapshot.
+    /// The last revision of the snapshot, or of the backend.
     pub saved_revision: i64,
     /// The revision the new cluster begins with.
     pub revision: i64,
@@ -53,6 +59,8 @@ pub struct Restored {
     pub versions: u64,
     /// The leases.
     pub leases: u64,
+    /// What was taken from etcd's log, because etcd was killed before it was in its backend.
+    pub from_log: u64,
     /// The new cluster.
     pub cluster_id: u64,
     /// The new member.
@@ -196,7 +204,12 @@ fn fill(
         (false, compacted) => compacted,
     };
 
-    let lineage = format!("{:016x}-{saved_revision:x}-{bump:x}", loader.hash());
+    let tail = source.tail()?;
+    let mut lineage = format!("{:016x}-{saved_revision:x}-{bump:x}", loader.hash());
+    if !tail.commands.is_empty() {
+        // One entry of one log: the same commands wherever it is read.
+        lineage += &format!("-{:x}", tail.last);
+    }
     let identity = identity::restored(&restore.member, lineage);
     let members = restore.member.founders(&own_address(&restore.member), &identity.lineage);
     let start = raft::founded(&members);
@@ -204,11 +217,13 @@ fn fill(
     let membership: Bytes = start.membership;
     let member_ids = members.into_keys().collect();
     loader.finish(Loaded { revision, compact_revision, generation, applied: start.applied, membership, member_ids })?;
+    let from_log = tail.commands.len() as u64;
+    let after = apply_tail(&directory.join("db"), tail, start.applied)?;
 
     let log = directory.join("wal");
     let (wal, _) = wal::Wal::open(wal::Config::new(log), disk::real())?;
     futures::executor::block_on(wal.save_vote(start.vote.clone()))?;
-    wal.purge(start.applied)?;
+    wal.purge(after.applied)?;
     // Returns once the mark of the purge is on disk too.
     futures::executor::block_on(wal.save_vote(start.vote))?;
     wal.close();
@@ -216,13 +231,42 @@ fn fill(
     identity::write_to(directory, &identity).map_err(file_error("write the identity in", directory))?;
     Ok(Restored {
         saved_revision,
-        revision,
-        compact_revision,
+        revision: after.revision,
+        compact_revision: after.compact_revision,
         versions,
         leases,
+        from_log,
         cluster_id: identity.cluster_id,
         member_id: identity.member_id,
     })
+}
+
+/// The state machine with everything in it.
+struct After {
+    applied: EntryId,
+    revision: i64,
+    compact_revision: i64,
+}
+
+/// Applies what came after the backend, as entries that follow `applied`.
+fn apply_tail(database: &Path, tail: Tail, mut applied: EntryId) -> Result<After, SnapshotError> {
+    let mut machine = apply::StateMachine::open(mvcc::Config::new(database.to_owned()))?;
+    let mut commands = tail.commands.into_iter();
+    loop {
+        let batch = commands.by_ref().take(COMMANDS_AT_ONCE).map(|command| {
+            applied.index += 1;
+            Entry { id: applied, payload: Payload::Command(command) }
+        });
+        let batch: Vec<Entry> = batch.collect();
+        if batch.is_empty() {
+            break;
+        }
+        // What was refused here was refused there.
+        machine.apply(batch)?;
+    }
+    let engine = machine.engine();
+    engine.flush()?;
+    Ok(After { applied, revision: engine.revision(), compact_revision: engine.compact_revision() })
 }
 
 fn load_auth(source: &Source, loader: &mut Loader) -> Result<(), SnapshotError> {

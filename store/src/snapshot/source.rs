@@ -9,7 +9,8 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::bolt::{BoltError, Cursor, Item, Reader};
-use super::schema::{self, KEY};
+use super::etcd_log::{self, Tail};
+use super::schema::{self, KEY, MEMBERS, META};
 use super::{CHECKSUM_BYTES, Progress, SnapshotError, file_error};
 
 /// Where etcd's backend lies in its data directory, or in a part of it.
@@ -65,6 +66,9 @@ pub(super) struct Source {
     pub(super) is_data_directory: bool,
 }
 
+/// Where etcd's log lies, seen from its backend.
+const LOG_FROM_BACKEND: &str = "../wal";
+
 impl Source {
     pub(super) fn open(path: &Path, skip_hash_check: bool, progress: Progress<'_>) -> Result<Source, SnapshotError> {
         let is_data_directory = path.is_dir();
@@ -95,6 +99,26 @@ impl Source {
         let reader =
             Reader::new(file, length).map_err(|source| SnapshotError::Format { path: path.clone(), source })?;
         Ok(Source { path, reader, is_data_directory })
+    }
+
+    /// What an etcd that was killed had no time to write into its backend.
+    pub(super) fn tail(&self) -> Result<Tail, SnapshotError> {
+        let log = self.path.parent().map(|parent| parent.join(LOG_FROM_BACKEND));
+        let Some(log) = log.filter(|log| self.is_data_directory && log.is_dir()) else {
+            return Ok(Tail::default());
+        };
+        let (mut applied, mut members) = (0, 0);
+        self.walk_bucket(META, &mut |_, _| {}, |item| {
+            if item.key == schema::CONSISTENT_INDEX {
+                applied = schema::parse_number(&item.value).map_err(|reason| self.content(META, reason))?;
+            }
+            Ok(())
+        })?;
+        self.walk_bucket(MEMBERS, &mut |_, _| {}, |_| {
+            members += 1;
+            Ok(())
+        })?;
+        etcd_log::read(&log, applied, members == 1)
     }
 
     pub(super) fn format(&self, source: BoltError) -> SnapshotError {

@@ -51,6 +51,11 @@ impl Drop for Etcd {
 impl Etcd {
     /// Starts the member whose state is in `data`, which is made if it does not exist.
     pub(crate) fn start(data: &Path, peer: SocketAddr) -> Etcd {
+        Etcd::start_with(data, peer, &[])
+    }
+
+    /// The same with more flags.
+    pub(crate) fn start_with(data: &Path, peer: SocketAddr, more: &[&str]) -> Etcd {
         let address = free_addresses(1)[0];
         let (client, peer) = (format!("http://{address}"), format!("http://{peer}"));
         let process = Command::new("etcd")
@@ -59,6 +64,7 @@ impl Etcd {
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
             .args(["--initial-cluster", &format!("default={peer}")])
+            .args(more)
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
