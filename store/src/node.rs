@@ -275,8 +275,10 @@ impl Store {
     /// Hands leadership over, lets requests finish, and closes the files. The process
     /// may end afterwards; other handles answer `Stopped`.
     pub async fn shutdown(&self) {
-        if let Err(error) = self.transfer_leadership().await {
-            tracing::info!(%error, "closing without handing leadership over");
+        match self.transfer_leadership().await {
+            // Alone, it has nobody to hand leadership to.
+            Ok(()) | Err(StoreError::BadTransferee) => {}
+            Err(error) => tracing::info!(%error, "closing without handing leadership over"),
         }
         self.inner.port.cancel();
         self.inner.port_tasks.close();
