@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::{counter, gauge};
+use metrics::counter;
 use quorate_proto::fence::Fence;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -12,12 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::auth::Caller;
 use super::compare::Depth;
 use super::leadership::{self, Leader};
+use super::measure::measure_view;
 use super::membership::{Arrivals, Change};
 use super::{Inner, Store, compactor, compare, house, identity};
 use crate::command::{ApplyError, Attributes, Operation};
 use crate::error::StoreError;
 use crate::peer::Verdict;
-use crate::raft::{Role, View};
+use crate::raft::Role;
 
 /// How often leadership is looked at when nothing changes: a quorum falls silent
 /// without an event.
@@ -91,7 +92,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             },
             _ = tick.tick() => {
                 let view = inner.raft.view();
-                measure(&view);
+                measure_view(&view);
                 view
             }
         };
@@ -147,15 +148,6 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
     }
     inner.leases.demote();
     fences.send_replace(None);
-}
-
-fn measure(view: &View) {
-    #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
-    let number = |value: u64| value as f64;
-    gauge!("etcd_server_has_leader").set(number(u64::from(view.leader.is_some())));
-    gauge!("etcd_server_is_leader").set(number(u64::from(view.role == Role::Leader)));
-    gauge!("etcd_server_proposals_committed_total").set(number(view.committed));
-    gauge!("etcd_server_proposals_applied_total").set(number(view.applied.index));
 }
 
 /// Ends the process when the log could not be written.
