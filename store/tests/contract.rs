@@ -372,6 +372,71 @@ fn a_large_revision_comes_in_pieces_to_those_who_asked() {
     });
 }
 
+/// etcd's client loses what comes between the pieces of a response.
+#[test]
+fn pieces_of_a_response_follow_each_other() {
+    const REVISIONS: i64 = 60;
+    const NEW: usize = 10;
+    with_client(async |channel| {
+        for number in 0..REVISIONS {
+            put_one(&channel, if number % 2 == 0 { "a" } else { "b" }, vec![b'v'; 300_000]).await;
+        }
+        let mut stream = Stream::open(&channel).await;
+        let history = WatchCreateRequest { start_revision: 2, ..watch("a", "c") };
+        for (watch_id, fragment) in [(1, true), (2, true), (3, false)] {
+            stream.create(WatchCreateRequest { watch_id, fragment, ..history.clone() }).await;
+        }
+        stream.create(WatchCreateRequest { watch_id: 4, ..watch("live", "") }).await;
+        let writes = async {
+            for number in 0..NEW {
+                put_one(&channel, "live", number.to_string()).await;
+            }
+        };
+        let mut seen: BTreeMap<i64, Vec<i64>> = BTreeMap::new();
+        let mut pieces: BTreeMap<i64, usize> = BTreeMap::new();
+        let reads = async {
+            let mut open = None;
+            let count = |seen: &BTreeMap<i64, Vec<i64>>, id| seen.get(&id).map_or(0, Vec::len);
+            while (1..4).any(|id| count(&seen, id) < REVISIONS as usize) || count(&seen, 4) < NEW {
+                let response = stream.next().await;
+                let id = response.watch_id;
+                assert!(open.is_none_or(|open| open == id && !response.created), "{id} amid the pieces of {open:?}");
+                assert!(prost::Message::encoded_len(&response) < 2 << 20);
+                open = response.fragment.then_some(id);
+                *pieces.entry(id).or_default() += usize::from(response.fragment);
+                seen.entry(id)
+                    .or_default()
+                    .extend(response.events.iter().map(|event| event.kv.as_ref().map_or(0, |kv| kv.mod_revision)));
+            }
+            assert_eq!(open, None);
+        };
+        futures::join!(writes, reads);
+        for id in 1..4 {
+            assert_eq!(seen[&id], (2..2 + REVISIONS).collect::<Vec<_>>(), "{id}");
+            assert_eq!(pieces[&id] > 0, id < 3, "{id}");
+        }
+        assert!(seen[&4].is_sorted() && seen[&4].len() == NEW);
+
+        // One that is cancelled amid its pieces comes to an end before that is said.
+        stream.create(WatchCreateRequest { watch_id: 5, fragment: true, ..history }).await;
+        let mut open = false;
+        loop {
+            let response = stream.next().await;
+            assert_eq!(response.watch_id, 5);
+            if response.fragment && !open {
+                stream.send(RequestUnion::CancelRequest(WatchCancelRequest { watch_id: 5 })).await;
+            }
+            if response.canceled {
+                break;
+            }
+            open = response.fragment;
+        }
+        assert!(!open, "the last piece is missing");
+        put_one(&channel, "live", "after").await;
+        assert_eq!(stream.next().await.watch_id, 4);
+    });
+}
+
 #[test]
 fn a_client_that_does_not_read_delays_nobody_and_loses_nothing() {
     with_client(async |channel| {
