@@ -142,7 +142,10 @@ async fn load(directory: &Path, keys: usize, limit_mib: u64) -> Result<(), Failu
     let writer = store.clone();
     in_parallel(keys, move |puts| {
         let store = writer.clone();
-        async move { Ok(drop(store.txn(puts, None).await?)) }
+        async move {
+            store.txn(puts, None).await?;
+            Ok(())
+        }
     })
     .await?;
     println!("{keys} keys in {:?}; {}", began.elapsed(), memory()?);
@@ -186,7 +189,10 @@ async fn fill(endpoint: String, keys: usize) -> Result<(), Failure> {
     let client = KvClient::connect(endpoint).await?;
     in_parallel(keys, move |puts| {
         let mut client = client.clone();
-        async move { Ok(drop(client.txn(puts).await?)) }
+        async move {
+            client.txn(puts).await?;
+            Ok(())
+        }
     })
     .await?;
     println!("{keys} keys in {:?}", began.elapsed());
