@@ -63,7 +63,7 @@ fn slot(now: Duration) -> u64 {
 fn bucket(took: Duration) -> usize {
     let micros = took.as_micros().clamp(1, (1 << POWERS) - 1);
     let power = micros.ilog2() as usize;
-    let part = (micros - (1 << power)) as usize * PARTS >> power;
+    let part = ((micros - (1 << power)) as usize * PARTS) >> power;
     power * PARTS + part
 }
 
