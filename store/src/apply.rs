@@ -45,8 +45,9 @@ pub struct Entry {
 /// The results of how many requests are kept for proposals that come twice. A proposal
 /// that comes after it could have been forgotten is refused, never applied again.
 const MAX_REQUESTS: usize = 32 * 1024;
-/// The same in bytes of results.
-const MAX_REQUEST_BYTES: usize = 8 << 20;
+/// A larger result is not kept, only that there was one: the table then has a bound in bytes,
+/// and what one request answers never makes it forget others.
+const MAX_RESULT_BYTES: usize = 256;
 /// What a request's row holds before its result: client and sequence.
 const REQUEST_ID_BYTES: usize = 16;
 /// Forgetting is done for so many at a time.
@@ -169,9 +170,8 @@ impl StateMachine {
 struct Requests {
     /// The log index of each.
     known: HashMap<(u64, u64), u64>,
-    /// By log index, with the bytes of the result.
-    order: VecDeque<(u64, (u64, u64), usize)>,
-    bytes: usize,
+    /// By log index.
+    order: VecDeque<(u64, (u64, u64))>,
 }
 
 impl Requests {
@@ -179,15 +179,14 @@ impl Requests {
         let mut requests = Requests::default();
         engine.live().requests(|index, mut row| {
             if let (Ok(client), Ok(sequence)) = (row.try_get_u64(), row.try_get_u64()) {
-                requests.insert(index, (client, sequence), row.len());
+                requests.insert(index, (client, sequence));
             }
         })?;
         Ok(requests)
     }
 
-    fn insert(&mut self, index: u64, key: (u64, u64), result_bytes: usize) {
-        self.bytes += result_bytes;
-        self.order.push_back((index, key, result_bytes));
+    fn insert(&mut self, index: u64, key: (u64, u64)) {
+        self.order.push_back((index, key));
         self.known.insert(key, index);
     }
 
@@ -207,32 +206,35 @@ impl Requests {
         }
         let result = execute(pending, id, command)?;
         // Results without an effect too: answered "no" once, it must not take effect later.
-        let encoded = result.encode();
+        let encoded = kept(&result);
         let mut row = Vec::with_capacity(REQUEST_ID_BYTES + encoded.len());
         row.put_u64(client);
         row.put_u64(sequence);
         row.put_slice(&encoded);
         pending.put_request(id.index, row.into());
-        self.insert(id.index, key, encoded.len());
+        self.insert(id.index, key);
         self.forget(pending);
         Ok(result)
     }
 
     fn forget(&mut self, pending: &mut Pending<'_>) {
-        if self.order.len() < MAX_REQUESTS + FORGET_AT_ONCE && self.bytes < MAX_REQUEST_BYTES {
+        if self.order.len() < MAX_REQUESTS + FORGET_AT_ONCE {
             return;
         }
-        let mut upto = None;
-        // By bytes down to half, so that the next time is not the next entry.
-        while self.order.len() > MAX_REQUESTS || self.bytes > MAX_REQUEST_BYTES / 2 {
-            let Some((index, key, result_bytes)) = self.order.pop_front() else { break };
-            self.known.remove(&key);
-            self.bytes -= result_bytes;
-            upto = Some(index);
-        }
-        if let Some(upto) = upto {
+        let old = self.order.drain(..FORGET_AT_ONCE);
+        let upto = old.inspect(|(_, key)| drop(self.known.remove(key))).last();
+        if let Some((upto, _)) = upto {
             pending.forget_requests(upto);
         }
+    }
+}
+
+/// What the table keeps of a result.
+fn kept(result: &CommandResult) -> Bytes {
+    let encoded = result.encode();
+    match encoded.len() <= MAX_RESULT_BYTES {
+        true => encoded,
+        false => CommandResult::Error(ApplyError::RequestExpired).encode(),
     }
 }
 

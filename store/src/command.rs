@@ -217,7 +217,7 @@ pub enum ApplyError {
     /// The writer's reign is over.
     #[error("quorate: fence is no longer current")]
     FenceNotCurrent,
-    /// It may have taken effect before, and the result is forgotten.
+    /// It has or may have taken effect before, and the result was not kept.
     #[error("etcdserver: request timed out")]
     RequestExpired,
     /// Asked of a read, which must not write.

@@ -446,6 +446,52 @@ fn a_forgotten_request_is_refused_not_repeated() {
 }
 
 #[test]
+fn a_large_result_is_not_kept_and_makes_no_other_forgotten() {
+    let (directory, mut machine) = opened();
+    let value = "v".repeat(1 << 20);
+    apply_all(&mut machine, (0..9).map(|number| put(&format!("a{number}"), &value)).collect());
+    let proposal = |index, sequence, operation| {
+        let request = Some(RequestId { client: 7, sequence, since: 0 });
+        entry_of(index, Command { request, fence: None, actor: None, operation })
+    };
+    let delete = || {
+        let (key, range_end) = (Bytes::from_static(b"a"), Bytes::from_static(b"b"));
+        Operation::DeleteRange(DeleteRangeRequest { key, range_end, prev_kv: true })
+    };
+    let entries = vec![proposal(10, 1, put("k", "1")), proposal(11, 2, delete()), proposal(12, 3, put("k", "2"))];
+    let results = machine.apply(entries).expect("it applies");
+    let CommandResult::DeleteRange(deleted) = &results[1] else { panic!("{:?}", results[1]) };
+    assert_eq!((deleted.deleted, deleted.prev_kvs.len()), (9, 9), "whoever asks first is answered");
+    assert!(matches!(results[2], CommandResult::Put(_)), "what was under way goes on");
+
+    let expired = CommandResult::Error(ApplyError::RequestExpired);
+    let check = |machine: &mut StateMachine, index: u64| {
+        let (before, new) = (machine.engine().revision(), 100 + index);
+        let entries = vec![
+            proposal(index, 1, put("k", "1")),
+            proposal(index + 1, 2, delete()),
+            proposal(index + 2, new, put("a", "new")),
+            proposal(index + 3, 2, delete()),
+        ];
+        let again = machine.apply(entries).expect("it applies");
+        assert_eq!((&again[0], &again[1], &again[3]), (&results[0], &expired, &expired));
+        assert_eq!(machine.engine().revision(), before + 1, "nothing but the new one takes effect");
+        let rows = machine.engine().live().requests(|_, row| assert!(row.len() <= 16 + 256));
+        rows.expect("the rows of requests");
+    };
+    check(&mut machine, 13);
+    let received = directory.path().join("received");
+    machine.engine().checkpoint(&received).expect("a checkpoint");
+    let (_other, mut follower) = opened();
+    follower.install(&received).expect("it installs");
+    check(&mut follower, 17);
+    drop(machine);
+    let mut machine = StateMachine::open(config(&directory.path().join("state"))).expect("it opens");
+    check(&mut machine, 17);
+    assert_eq!(machine.engine().applied_hash(), follower.engine().applied_hash());
+}
+
+#[test]
 fn an_installed_checkpoint_replaces_everything() {
     let (from_directory, mut from) = opened();
     let (_directory, mut to) = opened();
