@@ -95,6 +95,46 @@ fn a_full_store_refuses_writes_and_goes_on_once_there_is_room() {
 }
 
 #[test]
+fn what_is_refused_uses_up_no_quota() {
+    let cluster = Cluster::start_with(1, |config| config.quota_bytes = 20 << 20);
+    cluster.wait_for_leader();
+    cluster.on(0, async |store| {
+        let too_large = Bytes::from(vec![0; 1600 << 10]);
+        for round in 0..5 {
+            for _ in 0..30 {
+                let refused = try_put(&store, "large", too_large.clone()).await.unwrap_err();
+                assert!(matches!(refused, StoreError::TooLarge), "{refused}");
+            }
+            put(&store, "small", &round.to_string()).await;
+        }
+        assert!(store.alarms().is_empty());
+    });
+}
+
+#[test]
+fn many_refusals_raise_one_alarm() {
+    let cluster = Cluster::start_with(1, |config| config.quota_bytes = 1 << 20);
+    cluster.wait_for_leader();
+    cluster.on(0, async |store| {
+        put(&store, "a", "1").await;
+        let before = store.status().last_index;
+        let large = Bytes::from(vec![0; 1200 << 10]);
+        let refusals = (0..500).map(|_| try_put(&store, "large", large.clone()));
+        for refusal in futures::future::join_all(refusals).await {
+            let refused = refusal.unwrap_err();
+            assert!(is(&refused, &ApplyError::NoSpace), "{refused}");
+        }
+        // Raised by one entry, and cleared by another, as there is room.
+        while store.status().last_index < before + 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(store.status().last_index, before + 2);
+        put(&store, "a", "2").await;
+    });
+}
+
+#[test]
 fn alarms_by_hand_stay_until_they_are_cleared_by_hand() {
     let cluster = Cluster::start(3);
     cluster.wait_for_leader();

@@ -155,18 +155,21 @@ impl Store {
         fence: Option<quorate_proto::fence::Fence>,
     ) -> Result<CommandResult, StoreError> {
         let engine: &Engine = &self.inner.engine;
+        let mut actor = self.permitted(|permit| permit.operation(&operation, engine)).await?;
+        // What is not permitted takes up no space.
+        self.inner.house.let_in(&operation).await;
         for _ in 1..ATTEMPTS {
-            let actor = self.permitted(|permit| permit.operation(&operation, engine)).await?;
             // With nobody to ask again, once is enough, without a copy.
-            let Some(actor) = actor.filter(|actor| actor.revision > 0) else { break };
-            let revision = actor.revision;
-            let proposed = self.inner.proposer.propose_as(Some(actor), operation.clone(), fence).await;
+            let Some(revision) = actor.as_ref().map(|actor| actor.revision).filter(|revision| *revision > 0) else {
+                break;
+            };
+            let proposed = self.inner.proposer.propose_as(actor, operation.clone(), fence).await;
             let changed = matches!(proposed, Err(StoreError::Refused(ApplyError::AuthOldRevision)));
             if !changed || self.inner.engine.auth().revision() <= revision {
                 return proposed;
             }
+            actor = self.permitted(|permit| permit.operation(&operation, engine)).await?;
         }
-        let actor = self.permitted(|permit| permit.operation(&operation, engine)).await?;
         self.inner.proposer.propose_as(actor, operation, fence).await
     }
 

@@ -1,7 +1,7 @@
 //! What keeps the disk from filling up and sick members from answering: quota, alarms,
 //! pressure on writers, downgrade.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
@@ -30,6 +30,8 @@ pub(super) struct House {
     /// What was let in since.
     added_bytes: AtomicU64,
     delay_micros: AtomicU64,
+    /// A write was refused for lack of space: the next look raises the alarm.
+    refused: AtomicBool,
     /// One hash of everything at a time.
     hashing: Mutex<()>,
     /// One member is re-seeded at a time.
@@ -43,6 +45,21 @@ impl House {
 
     fn delay(&self) -> Duration {
         Duration::from_micros(self.delay_micros.load(Ordering::Relaxed))
+    }
+
+    /// Reckons with a write that is about to be proposed, and slows it down before there is
+    /// no space left.
+    pub(super) async fn let_in(&self, operation: &Operation) {
+        let cost = quota::cost(operation);
+        if cost == 0 {
+            return;
+        }
+        self.added_bytes.fetch_add(cost, Ordering::Relaxed);
+        let delay = self.delay();
+        if !delay.is_zero() {
+            counter!("quorate_store_writes_slowed_total").increment(1);
+            tokio::time::sleep(delay).await;
+        }
     }
 
     fn note(&self, load: &Load) {
@@ -167,28 +184,15 @@ impl Store {
         }
     }
 
-    /// Refuses a write for which there is no space, and slows it down before that.
-    pub(super) async fn admit_write(&self, operation: &Operation) -> Result<(), StoreError> {
+    /// Refuses a write for which there is no space.
+    pub(super) fn admit_write(&self, operation: &Operation) -> Result<(), StoreError> {
         self.check_serving()?;
-        let cost = quota::cost(operation);
-        if cost == 0 {
+        let house = &self.inner.house;
+        if quota::fits(house.used_bytes(), quota::cost(operation), self.inner.config.quota_bytes) {
             return Ok(());
         }
-        let (house, quota_bytes) = (&self.inner.house, self.inner.config.quota_bytes);
-        if !quota::fits(house.used_bytes(), cost, quota_bytes) {
-            if self.inner.engine.alarms().get(self.inner.identity.member_id, AlarmType::Nospace).is_none() {
-                let inner = std::sync::Arc::clone(&self.inner);
-                self.inner.tasks.spawn(async move { inner.change_alarm(true, AlarmType::Nospace).await });
-            }
-            return Err(ApplyError::NoSpace.into());
-        }
-        house.added_bytes.fetch_add(cost, Ordering::Relaxed);
-        let delay = house.delay();
-        if !delay.is_zero() {
-            counter!("quorate_store_writes_slowed_total").increment(1);
-            tokio::time::sleep(delay).await;
-        }
-        Ok(())
+        house.refused.store(true, Ordering::Relaxed);
+        Err(ApplyError::NoSpace.into())
     }
 }
 
@@ -218,6 +222,7 @@ impl Inner {
 /// Looks at the space once, and raises or clears this member's alarm.
 pub(super) async fn watch_space(inner: &Inner) {
     let load = Load { quota_bytes: inner.config.quota_bytes, ..inner.engine.load() };
+    let refused = inner.house.refused.swap(false, Ordering::Relaxed);
     inner.house.note(&load);
     inner.engine.set_tight(load.quota_bytes > 0 && load.used_bytes > load.quota_bytes / 100 * TIGHT_PERCENT);
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
@@ -225,7 +230,7 @@ pub(super) async fn watch_space(inner: &Inner) {
     gauge!("quorate_store_write_delay_seconds").set(inner.house.delay().as_secs_f64());
     let alarms = inner.engine.alarms();
     match alarms.get(inner.identity.member_id, AlarmType::Nospace) {
-        None if !quota::fits(load.used_bytes, 1, load.quota_bytes) => {
+        None if refused || !quota::fits(load.used_bytes, 1, load.quota_bytes) => {
             inner.change_alarm(true, AlarmType::Nospace).await;
         }
         Some(true) if quota::has_room(load.used_bytes, load.quota_bytes) => {
