@@ -279,3 +279,19 @@ fn a_record_larger_than_a_segment_is_kept() {
     assert_eq!(all(&wal).len(), 3);
     assert_eq!(wal.read(1..2, 1).expect("a read"), [large]);
 }
+
+#[test]
+fn a_large_append_is_not_one_record() {
+    let (wal, _) = open(&Memory::new());
+    let (done, saved) = std::sync::mpsc::channel();
+    let entries = (1..=40).map(|index| entry(1, index, 1 << 20)).collect();
+    wal.append(entries, move |result| drop(done.send(result))).expect("an append");
+    saved.recv().expect("an answer").expect("it is durable");
+    let mut places = Vec::new();
+    for slot in wal.0.shared.log().slots(1, 41).expect("they are there") {
+        places.push(slot.location.expect("it is on the disk"));
+    }
+    places.dedup();
+    // An entry that is read back brings its whole record.
+    assert!(places.len() >= 5, "40 MiB lie in {places:?}");
+}

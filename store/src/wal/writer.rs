@@ -26,6 +26,8 @@ use crate::thread;
 
 /// Where a batch is cut, so that a backlog does not make everybody wait for all of it.
 const MAX_BATCH_BYTES: usize = 8 << 20;
+/// Entries of one operation, unless a single one is larger.
+const MAX_PIECE_BYTES: usize = 1 << 20;
 /// The encoding buffer shrinks to this after a large batch.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
@@ -154,7 +156,7 @@ impl Shared {
     fn submit(
         &self,
         done: Option<Done>,
-        change: impl FnOnce(&mut Log) -> Result<Option<Operation>, WalError>,
+        change: impl FnOnce(&mut Log) -> Result<Vec<Operation>, WalError>,
     ) -> Result<(), WalError> {
         let mut inner = locked(&self.inner);
         if let Some(reason) = &inner.queue.poisoned {
@@ -163,8 +165,14 @@ impl Shared {
         if inner.queue.closed {
             return Err(WalError::Closed);
         }
-        let operation = change(&mut inner.log)?;
-        inner.queue.items.push_back(Item { operation, done });
+        let operations = change(&mut inner.log)?;
+        inner
+            .queue
+            .items
+            .extend(operations.into_iter().map(|operation| Item { operation: Some(operation), done: None }));
+        if done.is_some() {
+            inner.queue.items.push_back(Item { operation: None, done });
+        }
         drop(inner);
         self.arrived.notify_one();
         Ok(())
@@ -174,35 +182,35 @@ impl Shared {
         self.submit(Some(done), |log| {
             log.check_append(&entries)?;
             entries.iter().for_each(|entry| log.push(entry, None));
-            Ok((!entries.is_empty()).then_some(Operation::Entries(entries)))
+            Ok(in_pieces(entries))
         })
     }
 
     pub(super) fn save_vote(&self, vote: Bytes, done: Done) -> Result<(), WalError> {
         self.submit(Some(done), |log| {
             log.vote = Some(vote.clone());
-            Ok(Some(Operation::Vote(vote)))
+            Ok(vec![Operation::Vote(vote)])
         })
     }
 
     pub(super) fn save_committed(&self, id: Option<EntryId>) -> Result<(), WalError> {
         self.submit(None, |log| {
             log.committed = id;
-            Ok(Some(Operation::Committed(id)))
+            Ok(vec![Operation::Committed(id)])
         })
     }
 
     pub(super) fn truncate_after(&self, last: Option<EntryId>) -> Result<(), WalError> {
         self.submit(None, |log| {
             log.truncate_after(last);
-            Ok(Some(Operation::TruncateAfter(last)))
+            Ok(vec![Operation::TruncateAfter(last)])
         })
     }
 
     pub(super) fn purge(&self, upto: EntryId) -> Result<(), WalError> {
         self.submit(None, |log| {
             log.purge(upto);
-            Ok(Some(Operation::Purge(upto)))
+            Ok(vec![Operation::Purge(upto)])
         })
     }
 
@@ -292,6 +300,24 @@ impl Shared {
     pub(super) fn poisoned(&self) -> watch::Receiver<Option<String>> {
         self.poisoned.subscribe()
     }
+}
+
+/// Many large entries in several operations, so that they go into several records: a record
+/// is read back as a whole, even for one entry of it.
+fn in_pieces(entries: Vec<LogEntry>) -> Vec<Operation> {
+    let mut pieces: Vec<Vec<LogEntry>> = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        bytes += entry.payload.len();
+        match pieces.last_mut() {
+            Some(piece) if bytes <= MAX_PIECE_BYTES => piece.push(entry),
+            _ => {
+                bytes = entry.payload.len();
+                pieces.push(vec![entry]);
+            }
+        }
+    }
+    pieces.into_iter().map(Operation::Entries).collect()
 }
 
 /// What the stream says so far, for the start of the next segment. Not what the log in
