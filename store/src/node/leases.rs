@@ -8,11 +8,12 @@ use quorate_proto::raft as wire;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::Instant;
 
+use super::leadership;
 use crate::command::{Command, Operation};
 use crate::error::StoreError;
 use crate::lease::{Lessor, Renewal};
 use crate::mvcc::{Engine, EngineError};
-use crate::raft::{self, Applied, Proposal, ProposeError, Raft, ReadIndexError};
+use crate::raft::{self, Applied, Proposal, Raft};
 
 /// Longer than the leader waits for its own state machine, or for a revocation that is
 /// under way: then somebody has to ask again.
@@ -182,6 +183,8 @@ pub(crate) struct KeepAlive {
     pub(crate) raft: Raft,
     pub(crate) applied: watch::Receiver<Applied>,
     pub(crate) leases: Arc<Leases>,
+    /// Nobody else is elected within this time of an answer of a quorum.
+    pub(crate) reign: Duration,
 }
 
 impl KeepAlive {
@@ -197,6 +200,12 @@ impl KeepAlive {
         loop {
             changed.borrow_and_update();
             match self.leases.try_renew(id)? {
+                // Held up since a quorum confirmed it, this member may have been replaced, and
+                // the lease revoked by its successor.
+                Renewal::Renewed(_) | Renewal::Unknown if !self.reigns() => {
+                    let confirmed = tokio::time::timeout_at(deadline, self.confirm()).await;
+                    confirmed.map_err(|_| StoreError::Timeout)??;
+                }
                 Renewal::Renewed(ttl) => {
                     counter!("etcd_debugging_lease_renewed_total").increment(1);
                     return Ok(ttl);
@@ -221,14 +230,15 @@ impl KeepAlive {
         Ok(self.leases.time_to_live(id, keys).ok_or(StoreError::NotLeader)??)
     }
 
+    /// Whether nobody else can have been elected yet.
+    fn reigns(&self) -> bool {
+        leadership::fence(&self.raft.view(), 0, self.reign).is_some()
+    }
+
     /// Returns once a quorum has confirmed that this member leads, and it has applied all
     /// that was acknowledged before: grants and revocations that somebody has seen count.
     async fn confirm(&self) -> Result<(), StoreError> {
-        let index = self.raft.read_index().await.map_err(|error| match error {
-            ReadIndexError::NotLeader => StoreError::NotLeader,
-            ReadIndexError::NoQuorum => StoreError::Timeout,
-            ReadIndexError::Stopped(_) => StoreError::Stopped,
-        })?;
+        let index = self.raft.read_index().await?;
         let mut applied = self.applied.clone();
         match tokio::time::timeout(PATIENCE, raft::applied_at_least(&mut applied, index)).await {
             Ok(Ok(())) => Ok(()),
@@ -241,15 +251,10 @@ impl KeepAlive {
     async fn clear(&self, id: i64) -> Result<(), StoreError> {
         let _clearing = self.leases.checkpointing.read().await;
         let clear = Proposal::new(&Command::new(Operation::LeaseCheckpoint(vec![(id, 0)])));
-        match tokio::time::timeout(PATIENCE, self.raft.propose(clear)).await {
-            Ok(Ok(())) => {
-                self.leases.lock().lessor.uncheckpointed(id);
-                Ok(())
-            }
-            Ok(Err(ProposeError::NotLeader)) => Err(StoreError::NotLeader),
-            Ok(Err(ProposeError::Stopped(_))) => Err(StoreError::Stopped),
-            Ok(Err(ProposeError::Unknown)) | Err(_) => Err(StoreError::Timeout),
-        }
+        let room = self.raft.room(clear.len()).await.ok_or(StoreError::Stopped)?;
+        tokio::time::timeout(PATIENCE, self.raft.propose(clear, room)).await.map_err(|_| StoreError::Timeout)??;
+        self.leases.lock().lessor.uncheckpointed(id);
+        Ok(())
     }
 }
 

@@ -4,7 +4,6 @@
 //! adding one never costs the quorum; and a removed id never comes back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -13,7 +12,8 @@ use quorate_proto::raft as wire;
 use quorate_proto::raft::change_members_request::Kind;
 use tokio::time::Instant;
 
-use super::{Inner, Store, leadership};
+use super::leadership::{self, Seat};
+use super::{Inner, Store};
 use crate::command::{Attributes, Operation};
 use crate::error::{MembersError, StoreError};
 use crate::peer::{self, Known, Lane, Members};
@@ -339,36 +339,19 @@ impl Store {
     pub(super) async fn change(&self, change: Change) -> Result<Vec<Member>, StoreError> {
         let inner = &self.inner;
         let deadline = Instant::now() + inner.config.request_timeout;
-        let mut leaders = inner.leaders.clone();
         let mut again = false;
-        loop {
-            let leader = Arc::clone(&leaders.borrow_and_update());
-            let failure = if leader.local {
-                match tokio::time::timeout_at(deadline, inner.change_here(&change, again)).await {
-                    Ok(Ok(_)) => return Ok(self.members()),
-                    Ok(Err(error @ (StoreError::NotLeader | StoreError::Timeout))) => error,
-                    Ok(Err(error)) => return Err(error),
-                    Err(_) => return Err(StoreError::Timeout),
-                }
-            } else if let Some((id, address)) = &leader.member {
-                let request = change.to_wire(inner.peers.origin(*id), again);
-                let mut client = inner.peers.client(*id, address, Lane::Forward);
-                match tokio::time::timeout_at(deadline, client.change_members(request)).await {
-                    Ok(Ok(answer)) => return self.seen(answer.into_inner()).await,
-                    Ok(Err(_)) | Err(_) => StoreError::Timeout,
-                }
-            } else {
-                StoreError::NoLeader
-            };
-            again = true;
-            if Instant::now() >= deadline {
-                return Err(if matches!(failure, StoreError::NotLeader) { StoreError::NoLeader } else { failure });
+        let ask = |seat: Seat| {
+            let (change, again) = (&change, std::mem::replace(&mut again, true));
+            async move {
+                let Some((id, address)) = seat else { return inner.change_here(change, again).await.map(|_| None) };
+                let request = change.to_wire(inner.peers.origin(id), again);
+                let answer = inner.peers.client(id, &address, Lane::Forward).change_members(request).await;
+                answer.map(|answer| Some(answer.into_inner())).map_err(|_| StoreError::Timeout)
             }
-            tokio::select! {
-                () = inner.cancel.cancelled() => return Err(StoreError::Stopped),
-                _ = leaders.changed() => {}
-                () = tokio::time::sleep(RETRY_WAIT) => {}
-            }
+        };
+        match leadership::ask_leader(&inner.leaders, deadline, ask).await? {
+            Some(answer) => self.seen(answer).await,
+            None => Ok(self.members()),
         }
     }
 

@@ -16,28 +16,25 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::leadership::{Leader, Leaders};
+use super::leadership::{Leaders, Seat, ask_leader};
 use crate::auth::Actor;
 use crate::command::{ApplyError, Command, CommandResult, Operation, RequestId};
 use crate::error::StoreError;
 use crate::peer::{Lane, Peers};
-use crate::raft::{Applied, Proposal, ProposeError, Raft, Waiters};
+use crate::raft::{self, Applied, Proposal, Raft, Room, Waiters};
 
 /// Forwarded commands of one message.
 const FORWARD_BATCH: usize = 256;
 
+/// No command joins a message of so many bytes: even with the largest as its last one, it
+/// is far from what a member takes, and short enough to be sent again.
+const FORWARD_BATCH_BYTES: usize = 4 << 20;
+
 /// Messages of forwarded commands under way at once.
 const FORWARDS_IN_FLIGHT: usize = 64;
 
-/// Commands that wait to be forwarded; more are refused.
+/// Commands that wait to be forwarded; more wait for room.
 const FORWARD_QUEUE: usize = 16_384;
-
-/// The pause before another attempt at a leader that did not take a proposal.
-const RETRY_WAIT: Duration = Duration::from_millis(20);
-
-/// A committed entry reaches this member's state machine within this time, unless it
-/// came with a snapshot; then asking again finds out what became of it.
-const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Proposes on behalf of this member's clients.
 pub(crate) struct Proposer {
@@ -52,10 +49,12 @@ pub(crate) struct Proposer {
     cancel: CancellationToken,
 }
 
+/// A command for whoever leads.
 struct Forward {
-    target: (u64, String),
     command: Bytes,
-    done: oneshot::Sender<Result<(), ProposeError>>,
+    /// Told an index: who has applied it knows the outcome. Dropped when the leader did not
+    /// answer, or another one leads.
+    done: oneshot::Sender<u64>,
 }
 
 /// Takes a waiter out again when its request ends early.
@@ -83,7 +82,7 @@ impl Proposer {
     ) -> Self {
         let client = peers.identity().incarnation;
         let (forward, queue) = mpsc::channel(FORWARD_QUEUE);
-        tasks.spawn(forwarder(peers, queue, timeout, tasks.clone(), cancel.clone()));
+        tasks.spawn(forwarder(peers, leaders.clone(), queue, timeout, tasks.clone(), cancel.clone()));
         Self { raft, waiters, applied, leaders, client, sequence: AtomicU64::new(1), forward, timeout, cancel }
     }
 
@@ -99,8 +98,8 @@ impl Proposer {
     /// Returns once the command is applied on this member, as `actor` may.
     ///
     /// # Errors
-    /// `Refused` when it was applied and refused; `Timeout` and `LeaderFailed` when its
-    /// outcome is not known.
+    /// `Refused` when it was applied and refused, `TooManyRequests` when it was not proposed;
+    /// `Timeout` and `LeaderFailed` when its outcome is not known.
     pub(crate) async fn propose_as(
         &self,
         actor: Option<Actor>,
@@ -112,58 +111,57 @@ impl Proposer {
             sequence: self.sequence.fetch_add(1, Ordering::Relaxed),
             since: self.applied.borrow().index,
         };
-        let mut outcome = self.waiters.register(&id);
         let proposal = Proposal::new(&Command { request: Some(id), fence, actor, operation });
+        let room = self.raft.try_room(proposal.len()).ok_or(StoreError::TooManyRequests)?;
+        let mut outcome = self.waiters.register(&id);
         let _registration = Registration { waiters: &self.waiters, id };
         let began = self.leaders.borrow().term;
-        tokio::select! {
-            result = self.attempt(proposal, &mut outcome) => result,
-            () = tokio::time::sleep(self.timeout) => {
+        let deadline = Instant::now() + self.timeout;
+        let attempt = tokio::time::timeout_at(deadline, self.attempt(&proposal, &room, deadline, &mut outcome));
+        let result = self.cancel.run_until_cancelled(attempt).await;
+        match result.unwrap_or(Ok(Err(StoreError::Stopped))) {
+            Ok(Err(StoreError::NoLeader | StoreError::Timeout)) | Err(_) => {
                 let leader = self.leaders.borrow();
                 let failed = leader.member.is_none() || leader.term != began;
                 Err(if failed { StoreError::LeaderFailed } else { StoreError::Timeout })
             }
-            () = self.cancel.cancelled() => Err(StoreError::Stopped),
+            Ok(settled) => settled,
         }
     }
 
     async fn attempt(
         &self,
-        proposal: Proposal,
+        proposal: &Proposal,
+        room: &Room,
+        deadline: Instant,
         outcome: &mut oneshot::Receiver<CommandResult>,
     ) -> Result<CommandResult, StoreError> {
-        let mut leaders = self.leaders.clone();
         loop {
-            let leader = Arc::clone(&leaders.borrow_and_update());
-            match self.submit(&leader, &proposal).await {
-                Ok(()) => {
-                    if let Ok(result) = tokio::time::timeout(ASK_AGAIN, &mut *outcome).await {
-                        return settle(result);
-                    }
-                }
-                Err(ProposeError::Stopped(_)) => return Err(StoreError::Stopped),
-                Err(ProposeError::NotLeader | ProposeError::Unknown) => {
-                    tokio::select! {
-                        result = &mut *outcome => return settle(result),
-                        _ = leaders.changed() => {}
-                        () = tokio::time::sleep(RETRY_WAIT) => {}
-                    }
-                }
+            let proposed = async {
+                let index = ask_leader(&self.leaders, deadline, |seat| self.submit(seat, proposal, room)).await?;
+                raft::applied_at_least(&mut self.applied.clone(), index).await.map_err(|_| StoreError::Stopped)
+            };
+            tokio::select! {
+                biased;
+                result = &mut *outcome => return settle(result),
+                proposed = proposed => proposed?,
+            }
+            // Outcomes are told before the index. Without one, the entry came with a snapshot:
+            // proposed again, it is answered from the table.
+            if let Ok(result) = outcome.try_recv() {
+                return settle(Ok(result));
             }
         }
     }
 
-    async fn submit(&self, leader: &Leader, proposal: &Proposal) -> Result<(), ProposeError> {
-        if leader.local {
-            return self.raft.propose(proposal.clone()).await;
+    /// Returns an index once a quorum holds the entry: who has applied it knows the outcome.
+    async fn submit(&self, seat: Seat, proposal: &Proposal, room: &Room) -> Result<u64, StoreError> {
+        if seat.is_none() {
+            return Ok(self.raft.propose(proposal.clone(), Arc::clone(room)).await?);
         }
-        let Some(target) = leader.member.clone() else { return Err(ProposeError::NotLeader) };
         let (done, answer) = oneshot::channel();
-        let forward = Forward { target, command: proposal.wire(), done };
-        if self.forward.send(forward).await.is_err() {
-            return Err(ProposeError::Stopped("the store is closing".to_owned()));
-        }
-        answer.await.unwrap_or(Err(ProposeError::Unknown))
+        self.forward.send(Forward { command: proposal.wire(), done }).await.map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Timeout)
     }
 }
 
@@ -180,6 +178,7 @@ fn settle(result: Result<CommandResult, oneshot::error::RecvError>) -> Result<Co
 /// Sends commands to the leader in batches, as they come.
 async fn forwarder(
     peers: Arc<Peers>,
+    leaders: Leaders,
     mut queue: mpsc::Receiver<Forward>,
     timeout: Duration,
     tasks: TaskTracker,
@@ -188,37 +187,93 @@ async fn forwarder(
     let slots = Arc::new(Semaphore::new(FORWARDS_IN_FLIGHT));
     loop {
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
-        let mut batch = Vec::new();
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            count = queue.recv_many(&mut batch, FORWARD_BATCH) => if count == 0 { return },
-        }
-        let peers = Arc::clone(&peers);
+        let Some(Some(first)) = cancel.run_until_cancelled(queue.recv()).await else { return };
+        let batch = batch(first, &mut queue);
+        let (peers, leaders) = (Arc::clone(&peers), leaders.clone());
         tasks.spawn(async move {
             let _slot = slot;
-            let deadline = Instant::now() + timeout;
-            while let Some(first) = batch.first() {
-                let target = first.target.clone();
-                let (same, rest): (Vec<_>, Vec<_>) = batch.into_iter().partition(|one| one.target == target);
-                batch = rest;
-                forward(&peers, target, same, deadline).await;
-            }
+            forward(&peers, leaders, batch, timeout).await;
         });
     }
 }
 
-async fn forward(peers: &Peers, (id, address): (u64, String), batch: Vec<Forward>, deadline: Instant) {
+/// `first` and what waits behind it, as much as goes in one message, without those that
+/// nobody waits for any more.
+fn batch(first: Forward, queue: &mut mpsc::Receiver<Forward>) -> Vec<Forward> {
+    let mut bytes = 0;
+    let mut batch = Vec::new();
+    let mut next = Some(first);
+    while let Some(forward) = next {
+        if !forward.done.is_closed() {
+            bytes += forward.command.len();
+            batch.push(forward);
+        }
+        let full = batch.len() >= FORWARD_BATCH || bytes >= FORWARD_BATCH_BYTES;
+        next = if full { None } else { queue.try_recv().ok() };
+    }
+    batch
+}
+
+async fn forward(peers: &Peers, mut leaders: Leaders, batch: Vec<Forward>, timeout: Duration) {
+    let leader = Arc::clone(&leaders.borrow_and_update());
+    let Some((id, address)) = leader.member.as_ref().filter(|_| !leader.local && !batch.is_empty()) else { return };
     let (commands, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.command, one.done)).unzip();
-    let request = wire::ProposeRequest { origin: Some(peers.origin(id)), commands };
-    let mut client = peers.client(id, &address, Lane::Forward);
-    let answer = tokio::time::timeout_at(deadline, client.propose(request)).await;
-    for done in waiting {
-        let result = match &answer {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(status)) if status.code() == tonic::Code::FailedPrecondition => Err(ProposeError::NotLeader),
-            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+    let request = wire::ProposeRequest { origin: Some(peers.origin(*id)), commands };
+    let mut client = peers.client(*id, address, Lane::Forward);
+    let answer = tokio::select! {
+        answer = tokio::time::timeout(timeout, client.propose(request)) => answer,
+        // Who waits asks the next one.
+        Ok(_) = leaders.wait_for(|now| *now != leader) => return,
+    };
+    if let Ok(Ok(answer)) = answer {
+        let index = answer.into_inner().index;
+        for done in waiting {
+            // The receiver is gone when its request timed out.
+            let _ = done.send(index);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn forward(bytes: usize) -> (Forward, oneshot::Receiver<u64>) {
+        let (done, answer) = oneshot::channel();
+        (Forward { command: vec![0; bytes].into(), done }, answer)
+    }
+
+    #[tokio::test]
+    async fn a_message_is_bounded_in_commands_and_bytes() {
+        let check = |sizes: &[usize], expected: &[usize]| {
+            let (sender, mut queue) = mpsc::channel(FORWARD_QUEUE);
+            let mut waiting = Vec::new();
+            for bytes in sizes {
+                let (forward, answer) = forward(*bytes);
+                sender.try_send(forward).unwrap();
+                waiting.push(answer);
+            }
+            let mut lengths = Vec::new();
+            while let Ok(first) = queue.try_recv() {
+                lengths.push(batch(first, &mut queue).len());
+            }
+            assert_eq!(lengths, expected, "{sizes:?}");
         };
-        // The receiver is gone when its request timed out.
-        let _ = done.send(result);
+        const MIB: usize = 1 << 20;
+        check(&[10], &[1]);
+        check(&[10; FORWARD_BATCH + 1], &[FORWARD_BATCH, 1]);
+        check(&[MIB; 9], &[4, 4, 1]);
+        check(&[10, 32 * MIB, 10], &[2, 1]);
+        check(&[32 * MIB, 32 * MIB], &[1, 1]);
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_sent() {
+        let (sender, mut queue) = mpsc::channel(FORWARD_QUEUE);
+        let ((dead, gone), (alive, _waits)) = (forward(FORWARD_BATCH_BYTES), forward(1));
+        drop(gone);
+        sender.try_send(alive).unwrap();
+        let batch = batch(dead, &mut queue);
+        assert_eq!(batch.iter().map(|one| one.command.len()).collect::<Vec<_>>(), [1]);
     }
 }

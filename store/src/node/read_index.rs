@@ -10,16 +10,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::leadership::{Leader, Leaders};
+use super::leadership::{Leaders, Seat, ask_leader};
 use crate::error::StoreError;
 use crate::peer::{Lane, Peers};
-use crate::raft::{self, Applied, Raft, ReadIndexError};
+use crate::raft::{self, Applied, Raft};
 
 /// Readers that wait for the next round; more wait for room.
 const QUEUE: usize = 16_384;
-
-/// The pause before another attempt after one that failed.
-const RETRY_WAIT: Duration = Duration::from_millis(10);
 
 /// An attempt that takes longer is given up for another.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
@@ -78,7 +75,7 @@ struct Rounds {
 }
 
 impl Rounds {
-    async fn run(mut self, mut queue: mpsc::Receiver<Answer>) {
+    async fn run(self, mut queue: mpsc::Receiver<Answer>) {
         let mut waiting = Vec::new();
         while queue.recv_many(&mut waiting, QUEUE).await > 0 {
             let result = self.round().await;
@@ -86,65 +83,29 @@ impl Rounds {
                 // The receiver is gone when its request was dropped.
                 let _ = answer.send(match &result {
                     Ok(index) => Ok(*index),
-                    Err(Failure::NoLeader) => Err(StoreError::NoLeader),
-                    Err(Failure::NoQuorum) => Err(StoreError::Timeout),
-                    Err(Failure::Stopped) => Err(StoreError::Stopped),
+                    Err(StoreError::NoLeader) => Err(StoreError::NoLeader),
+                    Err(StoreError::Stopped) => Err(StoreError::Stopped),
+                    Err(_) => Err(StoreError::Timeout),
                 });
             }
         }
     }
 
     /// Tries until a leader confirms its reign, through changes of leadership.
-    async fn round(&mut self) -> Result<u64, Failure> {
+    async fn round(&self) -> Result<u64, StoreError> {
         let deadline = Instant::now() + self.timeout;
-        loop {
-            let leader = Arc::clone(&self.leaders.borrow_and_update());
-            let attempt = tokio::time::timeout(ATTEMPT_TIMEOUT, self.ask(&leader));
-            let mut leaders = self.leaders.clone();
-            let failure = tokio::select! {
-                result = attempt => match result {
-                    Ok(Ok(index)) => return Ok(index),
-                    Ok(Err(Failure::Stopped)) => return Err(Failure::Stopped),
-                    Ok(Err(failure)) => failure,
-                    Err(_) => Failure::NoQuorum,
-                },
-                // Whoever was asked does not lead any more.
-                changed = leaders.wait_for(|now| **now != *leader) => match changed {
-                    Ok(_) => continue,
-                    Err(_) => return Err(Failure::Stopped),
-                },
-            };
-            if Instant::now() >= deadline {
-                return Err(failure);
-            }
-            tokio::select! {
-                _ = self.leaders.changed() => {}
-                () = tokio::time::sleep(RETRY_WAIT) => {}
-            }
-        }
+        let ask = |seat: Seat| async move {
+            let answer = tokio::time::timeout(ATTEMPT_TIMEOUT, self.ask(seat)).await;
+            answer.unwrap_or(Err(StoreError::Timeout))
+        };
+        ask_leader(&self.leaders, deadline, ask).await
     }
 
-    async fn ask(&self, leader: &Leader) -> Result<u64, Failure> {
-        if leader.local {
-            return self.raft.read_index().await.map_err(|error| match error {
-                ReadIndexError::NotLeader => Failure::NoLeader,
-                ReadIndexError::NoQuorum => Failure::NoQuorum,
-                ReadIndexError::Stopped(_) => Failure::Stopped,
-            });
-        }
-        let Some((id, address)) = &leader.member else { return Err(Failure::NoLeader) };
-        let mut client = self.peers.client(*id, address, Lane::Forward);
-        let request = wire::ReadIndexRequest { origin: Some(self.peers.origin(*id)) };
-        match client.read_index(request).await {
-            Ok(answer) => Ok(answer.into_inner().index),
-            Err(status) if status.code() == tonic::Code::FailedPrecondition => Err(Failure::NoLeader),
-            Err(_) => Err(Failure::NoQuorum),
-        }
+    async fn ask(&self, seat: Seat) -> Result<u64, StoreError> {
+        let Some((id, address)) = seat else { return Ok(self.raft.read_index().await?) };
+        let mut client = self.peers.client(id, &address, Lane::Forward);
+        let request = wire::ReadIndexRequest { origin: Some(self.peers.origin(id)) };
+        let answer = client.read_index(request).await.map_err(|_| StoreError::Timeout)?;
+        Ok(answer.into_inner().index)
     }
-}
-
-enum Failure {
-    NoLeader,
-    NoQuorum,
-    Stopped,
 }

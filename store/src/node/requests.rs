@@ -16,6 +16,7 @@ use quorate_proto::raft as wire;
 use tokio::time::{Duration, Instant};
 
 use super::Store;
+use super::leadership::{Seat, ask_leader};
 use crate::command::{CommandResult, Operation};
 use crate::error::StoreError;
 use crate::mvcc::{Engine, Page, ReadError};
@@ -26,8 +27,8 @@ use crate::watch::{Mailbox, Watcher};
 /// with its default timing is 2; programs count on no less.
 const MIN_LEASE_TTL: i64 = 2;
 
-/// The pause before the leader is asked again.
-const RETRY_WAIT: Duration = Duration::from_millis(20);
+/// Entries that are committed and not applied here; past that etcd, too, takes no more.
+const MAX_APPLY_GAP: u64 = 5000;
 
 /// A write's outcome of another kind than its operation: the state machine is broken.
 pub(super) fn wrong_kind(result: &CommandResult) -> ! {
@@ -308,9 +309,12 @@ impl Store {
     }
 
     pub(super) async fn write(&self, operation: Operation, fence: Option<Fence>) -> Result<CommandResult, StoreError> {
-        self.admit_write(&operation).await?;
+        self.admit_write(&operation)?;
         // In etcd's order: what is wrong in itself is said first.
         Engine::check(&operation, self.inner.config.max_txn_ops)?;
+        if self.inner.raft.committed() > self.inner.applied.borrow().index + MAX_APPLY_GAP {
+            return Err(StoreError::TooManyRequests);
+        }
         if size(&operation) > self.inner.config.max_request_bytes {
             return Err(StoreError::TooLarge);
         }
@@ -325,8 +329,7 @@ impl Store {
         result
     }
 
-    /// Runs `here` if this member leads, asks the leader otherwise, and begins anew when
-    /// leadership moves.
+    /// Runs `here` if this member leads, asks the leader otherwise; see [`ask_leader`].
     async fn on_leader<T, H, R>(
         &self,
         here: impl Fn() -> H,
@@ -338,33 +341,14 @@ impl Store {
     {
         self.check_serving()?;
         let deadline = Instant::now() + self.inner.config.request_timeout;
-        let mut leaders = self.inner.leaders.clone();
-        loop {
-            let leader = Arc::clone(&leaders.borrow_and_update());
-            let failure = if leader.local {
-                match here().await {
-                    Err(StoreError::NotLeader | StoreError::Timeout) => StoreError::Timeout,
-                    settled => return settled,
-                }
-            } else if let Some((id, address)) = &leader.member {
-                let request = wire::LeaseRequest { origin: Some(self.inner.peers.origin(*id)), ..Default::default() };
-                let client = self.inner.peers.client(*id, address, Lane::Forward);
-                match tokio::time::timeout_at(deadline, there(request, client)).await {
-                    Ok(Ok(answer)) => return Ok(answer),
-                    Ok(Err(_)) | Err(_) => StoreError::Timeout,
-                }
-            } else {
-                StoreError::NoLeader
-            };
-            if Instant::now() >= deadline {
-                return Err(failure);
-            }
-            tokio::select! {
-                () = self.inner.cancel.cancelled() => return Err(StoreError::Stopped),
-                _ = leaders.changed() => {}
-                () = tokio::time::sleep(RETRY_WAIT) => {}
-            }
-        }
+        let (here, there) = (&here, &there);
+        let ask = |seat: Seat| async move {
+            let Some((id, address)) = seat else { return here().await };
+            let request = wire::LeaseRequest { origin: Some(self.inner.peers.origin(id)), ..Default::default() };
+            let client = self.inner.peers.client(id, &address, Lane::Forward);
+            there(request, client).await.map_err(|_| StoreError::Timeout)
+        };
+        ask_leader(&self.inner.leaders, deadline, ask).await
     }
 
     /// Says who answers.

@@ -97,7 +97,12 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let raft = Raft::start(own.member_id, timing, Factory::new(Arc::clone(&peers)), wal.clone(), machine)
         .await
         .map_err(consensus)?;
-    let keep_alive = KeepAlive { raft: raft.clone(), applied: applied.clone(), leases: Arc::clone(&leases) };
+    let keep_alive = KeepAlive {
+        raft: raft.clone(),
+        applied: applied.clone(),
+        leases: Arc::clone(&leases),
+        reign: config.election_timeout_min,
+    };
     relocate(&mut known, &config, raft.members().await.map_err(consensus)?, &peers)?;
     let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone());
     let door = Arc::new(OnceLock::new());

@@ -212,6 +212,7 @@ impl Peer for PeerService {
     async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
         let request = request.into_inner();
         self.admit(request.origin.as_ref())?;
+        let bytes = request.commands.iter().map(Bytes::len).sum();
         let mut proposals = Vec::with_capacity(request.commands.len());
         for bytes in request.commands {
             // Checked here: an entry that no member can read would stop them all.
@@ -220,13 +221,17 @@ impl Peer for PeerService {
                 .ok_or_else(|| Status::invalid_argument("quorate: a forwarded command does not decode"))?;
             proposals.push(proposal);
         }
-        for outcome in futures::future::join_all(proposals.into_iter().map(|one| self.raft.propose(one))).await {
-            outcome.map_err(|error| match error {
+        // The sender gives up before long; until then it is better served by waiting.
+        let room = self.raft.room(bytes).await.ok_or_else(|| Status::unavailable("quorate: the store is closing"))?;
+        let proposed = proposals.into_iter().map(|one| self.raft.propose(one, Arc::clone(&room)));
+        let mut index = 0;
+        for outcome in futures::future::join_all(proposed).await {
+            index = index.max(outcome.map_err(|error| match error {
                 ProposeError::NotLeader => not_leader(),
                 other => Status::unavailable(format!("quorate: {other}")),
-            })?;
+            })?);
         }
-        Ok(Response::new(wire::ProposeResponse {}))
+        Ok(Response::new(wire::ProposeResponse { index }))
     }
 
     async fn read_index(

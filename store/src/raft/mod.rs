@@ -30,13 +30,14 @@ use openraft::{
     ChangeMembers, EntryPayload, Instant, Membership, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
 };
 use quorate_proto::raft as wire;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 pub(crate) use self::founded::{founded, replay};
 pub(crate) use self::network::Factory;
 pub(crate) use self::state_machine::{Applied, Flushed, StateMachine, Waiters};
 use self::types::{DecodeError, Types};
 pub(crate) use self::types::{Node, Proposal};
+use crate::error::StoreError;
 use crate::wal::Wal;
 
 /// Entries of one message and of one write: the largest batch the library makes.
@@ -44,6 +45,10 @@ const MAX_BATCH_ENTRIES: u64 = 4096;
 
 /// The log is purged in steps of at least this many entries.
 const PURGE_STEP: u64 = 1024;
+
+/// Proposals under way on this member, in bytes: until the disk has them they are in memory,
+/// also when nobody waits for them any more. A hundred and seventy of the largest requests.
+const MAX_PROPOSED_BYTES: usize = 256 << 20;
 
 /// How consensus keeps time, and how much of the past.
 #[derive(Clone, Copy, Debug)]
@@ -111,6 +116,16 @@ pub(crate) enum ProposeError {
     Stopped(String),
 }
 
+impl From<ProposeError> for StoreError {
+    fn from(error: ProposeError) -> Self {
+        match error {
+            ProposeError::NotLeader => Self::NotLeader,
+            ProposeError::Unknown => Self::Timeout,
+            ProposeError::Stopped(_) => Self::Stopped,
+        }
+    }
+}
+
 /// Why the members were not changed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChangeError {
@@ -136,6 +151,16 @@ pub(crate) enum ReadIndexError {
     Stopped(String),
 }
 
+impl From<ReadIndexError> for StoreError {
+    fn from(error: ReadIndexError) -> Self {
+        match error {
+            ReadIndexError::NotLeader => Self::NotLeader,
+            ReadIndexError::NoQuorum => Self::Timeout,
+            ReadIndexError::Stopped(_) => Self::Stopped,
+        }
+    }
+}
+
 /// Why a peer's message was not answered.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum MessageError {
@@ -151,11 +176,15 @@ pub(crate) struct Checkpoint {
     pub(crate) directory: snapshot::Directory,
 }
 
+/// Memory set aside for proposals, given back by the last who holds it.
+pub(crate) type Room = Arc<OwnedSemaphorePermit>;
+
 /// Consensus on this member.
 #[derive(Clone)]
 pub(crate) struct Raft {
     core: openraft::Raft<Types, StateMachine>,
     may_lead: Arc<AtomicBool>,
+    room: Arc<Semaphore>,
 }
 
 impl Raft {
@@ -174,7 +203,8 @@ impl Raft {
         let config = config(timing).validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let log = log_store::LogStore::new(wal);
         let core = openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
-        Ok(Self { core, may_lead: Arc::new(AtomicBool::new(true)) })
+        let room = Arc::new(Semaphore::new(MAX_PROPOSED_BYTES));
+        Ok(Self { core, may_lead: Arc::new(AtomicBool::new(true)), room })
     }
 
     /// Writes the first membership. Every member of a new cluster writes the same, so a
@@ -214,17 +244,40 @@ impl Raft {
         Changes(self.core.metrics())
     }
 
-    /// Proposes on the leader; returns once the entry is applied here.
-    pub(crate) async fn propose(&self, proposal: Proposal) -> Result<(), ProposeError> {
-        let (responder, outcome) = ProgressResponder::complete_only();
-        if let Err(fatal) = self.core.client_write_ff(proposal, Some(responder)).await {
-            return Err(ProposeError::Stopped(fatal.to_string()));
-        }
-        match outcome.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
-            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
-        }
+    /// The last entry that a quorum is known to hold.
+    pub(crate) fn committed(&self) -> u64 {
+        self.core.metrics().borrow_watched().cluster_committed.map_or(0, |id| id.index)
+    }
+
+    /// Room for proposals of so many bytes; none while too many are under way.
+    pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
+        Arc::clone(&self.room).try_acquire_many_owned(permits(bytes)).ok().map(Arc::new)
+    }
+
+    /// Waits for room for proposals of so many bytes; none when the store is closing.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<Room> {
+        Arc::clone(&self.room).acquire_many_owned(permits(bytes)).await.ok().map(Arc::new)
+    }
+
+    /// Proposes on the leader; returns the entry's index once it is applied here. `room` is
+    /// held until the entry is applied or given up, whether or not the caller still waits.
+    pub(crate) async fn propose(&self, proposal: Proposal, room: Room) -> Result<u64, ProposeError> {
+        let core = self.core.clone();
+        // Apart from the caller, who may give up: the proposal is in memory none the less.
+        // It ends with consensus, which answers every proposal or forgets it.
+        let proposing = tokio::spawn(async move {
+            let _room = room;
+            let (responder, outcome) = ProgressResponder::complete_only();
+            if let Err(fatal) = core.client_write_ff(proposal, Some(responder)).await {
+                return Err(ProposeError::Stopped(fatal.to_string()));
+            }
+            match outcome.await {
+                Ok(Ok(done)) => Ok(done.log_id.index),
+                Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
+                Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+            }
+        });
+        proposing.await.unwrap_or(Err(ProposeError::Unknown))
     }
 
     /// On the leader: makes `members` (and whether they vote) the members, if they are still
@@ -418,6 +471,11 @@ impl Raft {
             },
         })
     }
+}
+
+/// What so many bytes take of `MAX_PROPOSED_BYTES`: a larger message waits for all of it.
+fn permits(bytes: usize) -> u32 {
+    u32::try_from(bytes.min(MAX_PROPOSED_BYTES)).unwrap_or(u32::MAX)
 }
 
 /// Says that the view has changed.

@@ -187,10 +187,10 @@ impl StateMachine {
         if notes.iter().any(|note| note.members) {
             self.roster.refresh().map_err(io::Error::other)?;
         }
-        // The index first: who is told of an outcome may read at once.
-        self.applied.send_replace(Applied { index: last.index, term: last.leader_id.term });
+        // The outcomes first: who sees the index and has none knows that a snapshot brought it.
         let told = notes.into_iter().zip(results).filter_map(|(note, result)| Some((note.request?, result)));
         self.waiters.answer(told);
+        self.applied.send_replace(Applied { index: last.index, term: last.leader_id.term });
         for responder in responders {
             responder.send(());
         }

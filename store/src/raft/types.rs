@@ -68,6 +68,10 @@ impl Proposal {
         self.0.clone()
     }
 
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// The encoded command.
     pub(crate) fn command(&self) -> Bytes {
         self.0.slice(1..)

@@ -7,7 +7,7 @@ pub(crate) mod etcd;
 use std::fs;
 use std::net::{SocketAddr, TcpListener};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -20,6 +20,9 @@ use tokio::runtime::Runtime;
 
 /// Longer than anything takes that is going to happen at all.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// A member that does nothing while this is there, but whose connections stay.
+pub(crate) struct Frozen(#[expect(dead_code, reason = "held until it is dropped")] mpsc::Sender<()>);
 
 pub(crate) struct Cluster {
     members: Vec<Member>,
@@ -177,6 +180,19 @@ impl Cluster {
     /// Removes the files of a member that is not running.
     pub(crate) fn forget(&self, member: usize) {
         fs::remove_dir_all(&self.members[member].config.data_dir).unwrap();
+    }
+
+    /// Stops a member between any two of its steps, as a signal would.
+    pub(crate) fn freeze(&self, member: usize) -> Frozen {
+        let ((thaw, thawed), (tell, frozen)) = (mpsc::channel::<()>(), mpsc::channel());
+        // Its runtime has one thread.
+        drop(self.spawn(member, async move {
+            tell.send(()).unwrap();
+            // Ends with the sender.
+            let _ = thawed.recv();
+        }));
+        frozen.recv().unwrap();
+        Frozen(thaw)
     }
 
     /// Ends a member between any two of its steps, without a word to anybody.
