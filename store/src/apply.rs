@@ -221,11 +221,12 @@ impl Requests {
         if self.order.len() < MAX_REQUESTS + FORGET_AT_ONCE {
             return;
         }
-        let old = self.order.drain(..FORGET_AT_ONCE);
-        let upto = old.inspect(|(_, key)| drop(self.known.remove(key))).last();
-        if let Some((upto, _)) = upto {
-            pending.forget_requests(upto);
+        let mut upto = 0;
+        for (index, key) in self.order.drain(..FORGET_AT_ONCE) {
+            self.known.remove(&key);
+            upto = index;
         }
+        pending.forget_requests(upto);
     }
 }
 

@@ -79,6 +79,11 @@ impl Situation<'_> {
         id == self.own || self.view.heard.get(&id).is_some_and(|age| *age <= self.patience)
     }
 
+    /// Whether its process has ever run; the leader's does, whatever it has said of itself yet.
+    fn has_started(&self, id: u64, known: &Known) -> bool {
+        id == self.own || known.said.is_some()
+    }
+
     /// The members that `change` makes; none if nothing is left to do.
     pub(super) fn decide(&self, change: &Change) -> Result<Option<Next>, MembersError> {
         match change {
@@ -101,7 +106,7 @@ impl Situation<'_> {
         if self.strict {
             // Whoever was added to vote counts, as it does for clients.
             let voters: Vec<(u64, Known)> = self.all().filter(|(_, known)| !known.is_learner()).collect();
-            let started = voters.iter().filter(|(_, known)| known.said.is_some()).count();
+            let started = voters.iter().filter(|(id, known)| self.has_started(*id, known)).count();
             let founding = started == 1 && voters.len() == 1;
             if !learner && !founding && started < quorum(voters.len() + 1) {
                 return Err(MembersError::NotEnoughStarted);
@@ -133,7 +138,7 @@ impl Situation<'_> {
         }
         if self.strict {
             let voters: Vec<(u64, Known)> = self.all().filter(|(_, known)| known.votes).collect();
-            let started = 1 + voters.iter().filter(|(_, known)| known.said.is_some()).count();
+            let started = 1 + voters.iter().filter(|(id, known)| self.has_started(*id, known)).count();
             if started < quorum(voters.len() + 1) {
                 return Err(MembersError::NotEnoughStarted);
             }
@@ -187,7 +192,7 @@ impl Situation<'_> {
         }
         if self.strict && known.votes {
             let others: Vec<(u64, Known)> = self.all().filter(|(other, known)| *other != id && known.votes).collect();
-            let started = others.iter().filter(|(_, known)| known.said.is_some()).count();
+            let started = others.iter().filter(|(id, known)| self.has_started(*id, known)).count();
             if started < quorum(others.len()) {
                 return Err(MembersError::NotEnoughStarted);
             }
