@@ -37,7 +37,7 @@ fn runtime() -> Runtime {
 
 async fn start(directory: &Path, replay_entries: u64) -> Store {
     let mut config = Config::new("m", directory);
-    config.memory_limit_bytes = 120 << 20;
+    config.memory_limit_bytes = 176 << 20;
     config.replay_entries = replay_entries;
     let store = Store::start(config).await.unwrap();
     store.leadership().wait_for(Option::is_some).await.unwrap();
