@@ -113,12 +113,13 @@ fn what_is_refused_uses_up_no_quota() {
 
 #[test]
 fn many_refusals_raise_one_alarm() {
-    let cluster = Cluster::start_with(1, |config| config.quota_bytes = 1 << 20);
+    // An empty database fits in, a single value does not.
+    let cluster = Cluster::start_with(1, |config| (config.quota_bytes, config.max_request_bytes) = (8 << 20, 16 << 20));
     cluster.wait_for_leader();
     cluster.on(0, async |store| {
         put(&store, "a", "1").await;
         let before = store.status().last_index;
-        let large = Bytes::from(vec![0; 1200 << 10]);
+        let large = Bytes::from(vec![0; 8 << 20]);
         let refusals = (0..500).map(|_| try_put(&store, "large", large.clone()));
         for refusal in futures::future::join_all(refusals).await {
             let refused = refusal.unwrap_err();
