@@ -122,9 +122,8 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
     let mut ended = store.ended();
     tokio::select! {
         () = serving(&store, &manager) => {}
-        reason = ended.wait_for(Option::is_some) => match reason.map(|reason| *reason) {
-            Ok(Some(reason)) => bail!("{reason}"),
-            Ok(None) | Err(_) => {}
+        reason = ended.wait_for(Option::is_some) => if let Ok(Some(reason)) = reason.map(|reason| *reason) {
+            bail!("{reason}")
         },
         ended = supervise::shutdown_signal(false) => ended?,
     }

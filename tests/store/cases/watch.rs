@@ -316,7 +316,9 @@ fn after_compaction() -> Vec<Script> {
 
 /// Revisions 2 to 2401; every third one is of `odd/`.
 fn long_history() -> Vec<Call> {
-    let key = |number: usize| if number % 3 == 0 { format!("odd/{}", number % 7) } else { format!("k/{}", number % 5) };
+    let key = |number: usize| {
+        if number.is_multiple_of(3) { format!("odd/{}", number % 7) } else { format!("k/{}", number % 5) }
+    };
     (0..2400).map(|number| put(value(&key(number), &number.to_string()))).collect()
 }
 
