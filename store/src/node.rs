@@ -239,7 +239,7 @@ impl Store {
             return Ok(());
         }
         let Some(heir) = leadership::heir(&view, own) else { return Err(StoreError::BadTransferee) };
-        self.hand_over(heir).await
+        self.inner.hand_over(heir).await
     }
 
     /// Hands leadership to `target`, a voter.
@@ -257,19 +257,7 @@ impl Store {
         if !view.members.get(&target).is_some_and(|(_, votes)| *votes) {
             return Err(StoreError::BadTransferee);
         }
-        self.hand_over(target).await
-    }
-
-    async fn hand_over(&self, target: u64) -> Result<(), StoreError> {
-        let own = self.inner.identity.member_id;
-        let mut leaders = self.inner.leaders.clone();
-        self.inner.raft.transfer_leader(target).await;
-        let taken = leaders.wait_for(|leader| leader.member.as_ref().is_some_and(|(id, _)| *id != own));
-        match tokio::time::timeout(HANDOVER_TIMEOUT, taken).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(_)) => Err(StoreError::Stopped),
-            Err(_) => Err(StoreError::Timeout),
-        }
+        self.inner.hand_over(target).await
     }
 
     /// Hands leadership over, lets requests finish, and closes the files. The process
@@ -327,6 +315,19 @@ impl Store {
 }
 
 impl Inner {
+    /// Returns once somebody else leads.
+    async fn hand_over(&self, target: u64) -> Result<(), StoreError> {
+        let own = self.identity.member_id;
+        let mut leaders = self.leaders.clone();
+        self.raft.transfer_leader(target).await;
+        let taken = leaders.wait_for(|leader| leader.member.as_ref().is_some_and(|(id, _)| *id != own));
+        match tokio::time::timeout(HANDOVER_TIMEOUT, taken).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
+        }
+    }
+
     fn header(&self, revision: i64) -> ResponseHeader {
         ResponseHeader {
             cluster_id: self.identity.cluster_id,

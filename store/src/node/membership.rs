@@ -66,9 +66,7 @@ type Next = BTreeMap<u64, (Node, bool)>;
 
 impl Situation<'_> {
     fn known(&self, id: u64) -> Option<Known> {
-        let (node, votes) = self.view.members.get(&id)?;
-        let said = self.members.known.get(&id).and_then(|known| known.said.clone());
-        Some(Known { node: node.clone(), votes: *votes, said })
+        known(self.view, self.members, id)
     }
 
     fn all(&self) -> impl Iterator<Item = (u64, Known)> {
@@ -441,12 +439,10 @@ impl Inner {
 
     /// A leader that is to be removed lets another one do it, so that no election is needed.
     async fn hand_over_first(&self, view: &View) -> bool {
-        let Some(heir) = leadership::heir(view, self.identity.member_id) else { return false };
-        self.raft.transfer_leader(heir).await;
-        let own = self.identity.member_id;
-        let mut leaders = self.leaders.clone();
-        let taken = leaders.wait_for(|leader| leader.member.as_ref().is_some_and(|(id, _)| *id != own));
-        matches!(tokio::time::timeout(super::HANDOVER_TIMEOUT, taken).await, Ok(Ok(_)))
+        match leadership::heir(view, self.identity.member_id) {
+            Some(heir) => self.hand_over(heir).await.is_ok(),
+            None => false,
+        }
     }
 }
 
@@ -491,6 +487,13 @@ impl Arrivals {
     }
 }
 
+/// What consensus and the state machine know of a member.
+fn known(view: &View, members: &Members, id: u64) -> Option<Known> {
+    let (node, votes) = view.members.get(&id)?;
+    let said = members.known.get(&id).and_then(|known| known.said.clone());
+    Some(Known { node: node.clone(), votes: *votes, said })
+}
+
 /// The members as clients see them.
 pub(super) fn list(
     view: &View,
@@ -499,18 +502,17 @@ pub(super) fn list(
     address: impl Fn(u64, &str) -> String,
 ) -> Vec<Member> {
     view.members
-        .iter()
-        .map(|(id, (node, votes))| {
-            let said = members.known.get(id).and_then(|known| known.said.clone());
-            let known = Known { node: node.clone(), votes: *votes, said };
-            let at = address(*id, &node.peer_address);
-            Member {
+        .keys()
+        .filter_map(|id| {
+            let known = known(view, members, *id)?;
+            let at = address(*id, &known.node.peer_address);
+            Some(Member {
                 id: *id,
                 name: known.name().to_owned(),
                 peer_ur_ls: peer::split(&at).map(|address| format!("{peer_scheme}://{address}")).collect(),
                 client_ur_ls: known.said.iter().flat_map(|said| said.client_urls.clone()).collect(),
                 is_learner: known.is_learner(),
-            }
+            })
         })
         .collect()
 }

@@ -64,16 +64,13 @@ impl Presence {
     /// Watches every peer of the membership, as it changes, until `cancel`.
     pub(crate) async fn run(self: Arc<Self>, tasks: TaskTracker, cancel: CancellationToken) {
         let mut watched: HashMap<(u64, String), CancellationToken> = HashMap::new();
-        let mut changes = self.raft.changes();
-        let mut view = self.raft.view();
+        let mut changes = self.peers.roster_changes();
         loop {
+            changes.borrow_and_update();
             let own = self.peers.identity().member_id;
-            let wanted: Vec<(u64, String)> = view
-                .members
-                .iter()
-                .filter(|(id, _)| **id != own)
-                .map(|(id, (node, _))| (*id, node.peer_address.clone()))
-                .collect();
+            let members = self.peers.members();
+            let others = members.known.iter().filter(|(id, _)| **id != own);
+            let wanted: Vec<(u64, String)> = others.map(|(id, known)| (*id, known.node.peer_address.clone())).collect();
             watched.retain(|peer, token| {
                 let keep = wanted.contains(peer);
                 if !keep {
@@ -92,10 +89,7 @@ impl Presence {
             }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                next = changes.next() => match next {
-                    Some(next) => view = next,
-                    None => return,
-                },
+                changed = changes.changed() => if changed.is_err() { return },
             }
         }
     }

@@ -5,12 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 
 use bytes::Bytes;
+use openraft::Membership;
 use openraft::alias::VoteOf;
-use openraft::{EntryPayload, Membership};
 
 use super::types::{self, Node, Types};
-use crate::apply::{self, Payload};
-use crate::command::Command;
+use crate::apply;
 use crate::wal::{EntryId, Wal};
 
 /// Where the log of a restored cluster begins: the same on all of its members.
@@ -55,32 +54,26 @@ pub(crate) fn founded(members: &BTreeMap<u64, (String, String)>) -> Founded {
 pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result<u64> {
     let (Some(committed), Some(last)) = (wal.committed(), wal.state().last) else { return Ok(0) };
     let committed = committed.index.min(last.index);
+    replay_upto(wal, machine, committed)
+}
+
+/// Applies the entries up to `upto` that `machine` lacks; returns how many.
+///
+/// # Errors
+/// When an entry is not there, or cannot be read or applied.
+pub(super) fn replay_upto(wal: &Wal, machine: &mut apply::StateMachine, upto: u64) -> io::Result<u64> {
     let mut next = machine.applied().map_or(0, |id| id.index + 1);
     // The first entry of a log has the index 0 or 1.
     next = next.max(wal.state().purged.map_or(0, |id| id.index + 1));
     let first = next;
-    while next <= committed {
-        let piece = wal.read(next..committed + 1, REPLAY_BYTES)?;
+    while next <= upto {
+        let piece = wal.read(next..upto + 1, REPLAY_BYTES)?;
         let Some(last) = piece.last() else {
             return Err(io::Error::new(io::ErrorKind::NotFound, format!("the log lacks entry {next}")));
         };
         next = last.id.index + 1;
-        let mut entries = Vec::with_capacity(piece.len());
-        for entry in piece {
-            let entry = types::entry_from_log(entry)?;
-            let payload = match entry.payload {
-                EntryPayload::Blank => Payload::Blank,
-                EntryPayload::Membership(membership) => {
-                    let ids = membership.nodes().map(|(id, _)| *id).collect();
-                    Payload::Membership { stored: types::encode_stored(entry.log_id, &membership), ids }
-                }
-                EntryPayload::Normal(proposal) => {
-                    Payload::Command(Command::decode(proposal.command()).map_err(io::Error::other)?)
-                }
-            };
-            entries.push(apply::Entry { id: types::entry_id(&entry.log_id), payload });
-        }
-        machine.apply(entries).map_err(io::Error::other)?;
+        let entries = piece.into_iter().map(|entry| types::entry_to_apply(types::entry_from_log(entry)?));
+        machine.apply(entries.collect::<io::Result<_>>()?).map_err(io::Error::other)?;
     }
     Ok(next - first)
 }

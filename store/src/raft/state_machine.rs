@@ -10,16 +10,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
+use openraft::OptionalSend;
+use openraft::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMembershipOf};
 use openraft::storage::{ApplyResponder, EntryResponder, RaftSnapshotBuilder, RaftStateMachine};
-use openraft::{EntryPayload, OptionalSend};
 use tokio::sync::{oneshot, watch};
 
 use super::Checkpoint;
+use super::founded::replay_upto;
 use super::snapshot::{Area, Directory};
 use super::types::{self, DecodeError, Types};
 use crate::apply::{self, Payload};
-use crate::command::{Command, CommandResult, Operation, RequestId};
+use crate::command::{CommandResult, Operation, RequestId};
 use crate::node::leases::{LeaseChange, Leases};
 use crate::peer::Roster;
 use crate::wal::{EntryId, Wal};
@@ -27,9 +28,6 @@ use crate::wal::{EntryId, Wal};
 /// Entries of one write batch: past a few hundred a larger batch gains nothing,
 /// and readers wait for the whole of it.
 const BATCH_ENTRIES: usize = 512;
-
-/// Entries applied again are read in pieces of this size.
-const REPLAY_BYTES: usize = 8 << 20;
 
 /// Those who wait on this member for a command to be applied.
 #[derive(Default)]
@@ -144,19 +142,8 @@ impl StateMachine {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         self.machine.install(checkpoint.directory.path()).map_err(io::Error::other)?;
-        let mut next = self.machine.applied().map_or(0, |id| id.index) + 1;
-        while next <= reached {
-            let mut entries = Vec::new();
-            for entry in wal.read(next..reached + 1, REPLAY_BYTES)?.into_iter().take(BATCH_ENTRIES) {
-                next = entry.id.index + 1;
-                entries.push(self.to_apply(types::entry_from_log(entry)?)?.0);
-            }
-            if entries.is_empty() {
-                return Err(io::Error::other(format!("the log lacks entry {next}, which was applied")));
-            }
-            // Nobody waits for these: they were applied before.
-            self.machine.apply(entries).map_err(io::Error::other)?;
-        }
+        // Nobody waits for what was applied before.
+        replay_upto(wal, &mut self.machine, reached)?;
         self.roster.refresh().map_err(io::Error::other)?;
         // The log may go up to what was flushed before.
         self.machine.engine().flush().map_err(io::Error::other)
@@ -169,9 +156,9 @@ impl StateMachine {
         let mut notes = Vec::with_capacity(batch.len());
         let mut responders: Vec<ApplyResponder<Types>> = Vec::new();
         for (entry, responder) in batch {
-            let (entry, note) = self.to_apply(entry)?;
+            let entry = types::entry_to_apply(entry)?;
+            notes.push(self.note(&entry.payload));
             entries.push(entry);
-            notes.push(note);
             responders.extend(responder);
         }
         let results = self.machine.apply(entries).map_err(io::Error::other)?;
@@ -197,33 +184,22 @@ impl StateMachine {
         Ok(())
     }
 
-    fn to_apply(&self, entry: EntryOf<Types>) -> io::Result<(apply::Entry, Note)> {
-        let id = types::entry_id(&entry.log_id);
-        let mut note = Note::default();
-        let payload = match entry.payload {
-            EntryPayload::Blank => Payload::Blank,
-            EntryPayload::Membership(membership) => {
-                note.members = true;
-                let ids = membership.nodes().map(|(id, _)| *id).collect();
-                Payload::Membership { stored: types::encode_stored(entry.log_id, &membership), ids }
-            }
-            EntryPayload::Normal(proposal) => {
-                let command = Command::decode(proposal.command()).map_err(io::Error::other)?;
-                if let Some(id) = &command.request
-                    && self.waiters.is_waiting(id)
-                {
-                    note.request = Some((id.client, id.sequence));
-                }
-                note.lease = match &command.operation {
-                    Operation::LeaseGrant { id, ttl } => Some(LeaseChange::Granted { id: *id, ttl: *ttl }),
-                    Operation::LeaseRevoke { id } => Some(LeaseChange::Revoked { id: *id }),
-                    _ => None,
-                };
-                note.members = matches!(command.operation, Operation::MemberAttributes { .. });
-                Payload::Command(command)
-            }
+    fn note(&self, payload: &Payload) -> Note {
+        let command = match payload {
+            Payload::Blank => return Note::default(),
+            Payload::Membership { .. } => return Note { members: true, ..Note::default() },
+            Payload::Command(command) => command,
         };
-        Ok((apply::Entry { id, payload }, note))
+        let request = command.request.as_ref().filter(|id| self.waiters.is_waiting(id));
+        Note {
+            request: request.map(|id| (id.client, id.sequence)),
+            lease: match &command.operation {
+                Operation::LeaseGrant { id, ttl } => Some(LeaseChange::Granted { id: *id, ttl: *ttl }),
+                Operation::LeaseRevoke { id } => Some(LeaseChange::Revoked { id: *id }),
+                _ => None,
+            },
+            members: matches!(command.operation, Operation::MemberAttributes { .. }),
+        }
     }
 }
 

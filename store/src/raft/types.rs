@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::io::Cursor;
+use std::io::{self, Cursor};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
@@ -15,6 +15,7 @@ use openraft::{EntryPayload, LogId, Membership, StoredMembership};
 use prost::Message;
 use quorate_proto::raft as wire;
 
+use crate::apply::{self, Payload};
 use crate::command::Command;
 use crate::wal::{EntryId, LogEntry};
 
@@ -261,6 +262,21 @@ pub(crate) fn entry_to_wire(entry: &EntryOf<Types>) -> wire::Entry {
 pub(crate) fn entry_from_wire(entry: wire::Entry) -> Result<EntryOf<Types>, DecodeError> {
     let id = entry.log_id.ok_or(DecodeError::Missing("an entry's id"))?;
     Ok(EntryOf::<Types> { log_id: log_id_from_wire(id), payload: decode_payload(entry.payload)? })
+}
+
+/// What the state machine is to do with an entry.
+pub(super) fn entry_to_apply(entry: EntryOf<Types>) -> io::Result<apply::Entry> {
+    let payload = match entry.payload {
+        EntryPayload::Blank => Payload::Blank,
+        EntryPayload::Membership(membership) => {
+            let ids = membership.nodes().map(|(id, _)| *id).collect();
+            Payload::Membership { stored: encode_stored(entry.log_id, &membership), ids }
+        }
+        EntryPayload::Normal(proposal) => {
+            Payload::Command(Command::decode(proposal.command()).map_err(io::Error::other)?)
+        }
+    };
+    Ok(apply::Entry { id: entry_id(&entry.log_id), payload })
 }
 
 // ------------------------------------------------------------------ messages
