@@ -1,6 +1,6 @@
 //! A cluster under test: `quorate up` as a process, and what it says of itself.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
+use quorate_transport::loopback::free_address;
 use serde::Deserialize;
 
 use crate::fault::process;
@@ -72,7 +73,7 @@ impl Cluster {
         let number =
             NEXT_NETWORK.fetch_add(1, Ordering::Relaxed) + u16::try_from(std::process::id() % 40).unwrap_or(0) * 4;
         let network = format!("127.{}.{}.0", 20 + number / 200, number % 200 + 20);
-        let endpoint = free_address()?;
+        let endpoint = free_address();
         let mut cluster = Self { options, network, endpoint, up: None };
         cluster.launch()?;
         Ok(cluster)
@@ -200,11 +201,6 @@ impl Drop for Cluster {
         // A test that failed leaves nothing behind either.
         let _ = self.stop();
     }
-}
-
-fn free_address() -> Result<SocketAddr> {
-    let listener = TcpListener::bind("127.0.0.1:0").context("no free port")?;
-    Ok(listener.local_addr()?)
 }
 
 /// Conditions of other processes can only be polled.

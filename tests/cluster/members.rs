@@ -1,5 +1,6 @@
 //! Members that are replaced and that move, as processes and with clients that write.
 
+use std::net::SocketAddr;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +18,7 @@ use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tonic::transport::Channel;
 
-use crate::store_member::{Member, START, etcdctl_prints, free_ports, leader, start_all, write_confs};
+use crate::store_member::{Member, START, etcdctl_prints, free_addresses, leader, start_all, write_confs};
 
 /// What a member holds when it is replaced; 1 GiB when `QUORATE_LONG_TESTS` is set.
 const DATA_MIB: usize = 48;
@@ -104,8 +105,8 @@ fn member(endpoints: &[String], arguments: &[&str]) -> Result<Command> {
     Ok(command)
 }
 
-fn url(port: u16) -> String {
-    format!("http://127.0.0.1:{port}")
+fn url(address: SocketAddr) -> String {
+    format!("http://{address}")
 }
 
 /// The number of keys that begin with `prefix` and end in digits, as one member has them itself.
@@ -124,7 +125,7 @@ async fn count(endpoint: &str, prefix: &str) -> Result<usize> {
 #[test]
 fn the_leader_is_replaced_by_one_command_and_no_write_fails() -> Result<()> {
     let (folder, runtime) = (TempDir::new()?, Runtime::new()?);
-    let [p0, p1, p2, p3, c0, c1, c2, c3] = free_ports()?;
+    let [p0, p1, p2, p3, c0, c1, c2, c3] = free_addresses();
     let confs = write_confs(folder.path(), "http", &[p0, p1, p2, p3], &[c0, c1, c2, c3], "")?;
     // The fourth comes later: the first three do not know of it.
     for (index, conf) in confs.iter().enumerate() {
@@ -144,7 +145,7 @@ fn the_leader_is_replaced_by_one_command_and_no_write_fails() -> Result<()> {
     let staying: Vec<String> = endpoints.iter().filter(|endpoint| **endpoint != endpoints[old]).cloned().collect();
     let writers = Writers::start(&runtime, &staying);
     let began = Instant::now();
-    let new = format!("m3=127.0.0.1:{p3}");
+    let new = format!("m3={p3}");
     let command = member(&staying, &["replace", &format!("m{old}"), &new])?
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -191,21 +192,21 @@ fn the_leader_is_replaced_by_one_command_and_no_write_fails() -> Result<()> {
 #[test]
 fn all_addresses_change_at_once_and_the_cluster_comes_back() -> Result<()> {
     let folder = TempDir::new()?;
-    let [p0, p1, p2, c0, c1, c2] = free_ports()?;
+    let [p0, p1, p2, c0, c1, c2] = free_addresses();
     let mut members = start_all(&write_confs(folder.path(), "http", &[p0, p1, p2], &[c0, c1, c2], "")?)?;
     etcdctl_prints(&[url(c0)], &["put", "a", "before"])?;
     for member in &mut members {
         member.stop()?;
     }
     drop(members);
-    let [p0, p1, p2, c0, c1, c2] = free_ports()?;
+    let [p0, p1, p2, c0, c1, c2] = free_addresses();
     let endpoints = [c0, c1, c2].map(url);
     let mut members = start_all(&write_confs(folder.path(), "http", &[p0, p1, p2], &[c0, c1, c2], "")?)?;
     ensure!(etcdctl_prints(&endpoints[1..2], &["get", "a", "--print-value-only"])? == "before\n");
     ensure!(etcdctl_prints(&endpoints[2..], &["put", "a", "after"])? == "OK\n");
     eventually("the new addresses in the list of members", START, || {
         let list = etcdctl_prints(&endpoints, &["member", "list"])?;
-        Ok([p0, p1, p2, c0, c1, c2].iter().all(|port| list.contains(&url(*port))).then_some(()))
+        Ok([p0, p1, p2, c0, c1, c2].iter().all(|address| list.contains(&url(*address))).then_some(()))
     })?;
     members.iter_mut().try_for_each(|member| member.stop().map(|_| ()))
 }

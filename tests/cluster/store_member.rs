@@ -1,6 +1,6 @@
 //! Members of a store as processes: `quorate store` with an `etcd.conf`, and etcd's own client.
 
-use std::net::{Ipv4Addr, TcpListener};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use quorate_tests::{binary, eventually};
+use quorate_transport::loopback::free_address;
 use serde_json::Value;
 
 /// How long members may take to found a cluster on a machine that does other things too.
@@ -80,15 +81,8 @@ impl Member {
     }
 }
 
-/// Ports that were free a moment ago.
-pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let held: Vec<TcpListener> =
-        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<Result<_, _>>()?;
-    let mut ports = [0; N];
-    for (port, listener) in ports.iter_mut().zip(&held) {
-        *port = listener.local_addr()?.port();
-    }
-    Ok(ports)
+pub(crate) fn free_addresses<const N: usize>() -> [SocketAddr; N] {
+    std::array::from_fn(|_| free_address())
 }
 
 pub(crate) fn etcdctl(endpoints: &[String], arguments: &[&str]) -> Result<Output> {
@@ -120,27 +114,27 @@ pub(crate) fn leader(endpoints: &[String]) -> Result<usize> {
 pub(crate) fn write_confs(
     folder: &Path,
     scheme: &str,
-    peers: &[u16],
-    clients: &[u16],
+    peers: &[SocketAddr],
+    clients: &[SocketAddr],
     extra: &str,
 ) -> Result<Vec<PathBuf>> {
     let cluster: Vec<String> =
-        peers.iter().enumerate().map(|(index, port)| format!("m{index}={scheme}://127.0.0.1:{port}")).collect();
-    let write = |(index, (peer, client)): (usize, (&u16, &u16))| {
+        peers.iter().enumerate().map(|(index, peer)| format!("m{index}={scheme}://{peer}")).collect();
+    let write = |(index, (peer, client)): (usize, (&SocketAddr, &SocketAddr))| {
         let conf = folder.join(format!("m{index}.conf"));
         let data = folder.join(format!("m{index}.data"));
         let text = format!(
             "# [member]\n\
              ETCD_NAME=m{index}\n\
              ETCD_DATA_DIR=\"{data}\"\n\
-             ETCD_LISTEN_PEER_URLS=\"{scheme}://127.0.0.1:{peer}\"\n\
-             ETCD_LISTEN_CLIENT_URLS=\"{scheme}://127.0.0.1:{client}\"\n\
+             ETCD_LISTEN_PEER_URLS=\"{scheme}://{peer}\"\n\
+             ETCD_LISTEN_CLIENT_URLS=\"{scheme}://{client}\"\n\
              ETCD_SNAPSHOT_COUNT=\"10000\"\n\
              # [cluster]\n\
-             ETCD_INITIAL_ADVERTISE_PEER_URLS=\"{scheme}://127.0.0.1:{peer}\"\n\
+             ETCD_INITIAL_ADVERTISE_PEER_URLS=\"{scheme}://{peer}\"\n\
              ETCD_INITIAL_CLUSTER=\"{cluster}\"\n\
              ETCD_INITIAL_CLUSTER_TOKEN=\"etcd-cluster-1\"\n\
-             ETCD_ADVERTISE_CLIENT_URLS=\"{scheme}://127.0.0.1:{client}\"\n\
+             ETCD_ADVERTISE_CLIENT_URLS=\"{scheme}://{client}\"\n\
              {extra}",
             data = data.display(),
             cluster = cluster.join(",")

@@ -1,7 +1,7 @@
 //! `quorate store` in the place of etcd: an `etcd.conf` as it is, etcd's TLS flags,
 //! etcd's own client, and an end that no client notices.
 
-use std::net::{Ipv4Addr, TcpStream};
+use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -9,14 +9,14 @@ use quorate_tests::{binary, eventually};
 use quorate_transport::authority::{Authority, Profile};
 use tempfile::TempDir;
 
-use crate::store_member::{Member, START, etcdctl, etcdctl_prints, free_ports, leader, start_all, write_confs};
+use crate::store_member::{Member, START, etcdctl, etcdctl_prints, free_addresses, leader, start_all, write_confs};
 
 #[test]
 fn an_etcd_conf_runs_as_it_is() -> Result<()> {
     let folder = TempDir::new()?;
-    let [p0, p1, p2, c0, c1, c2] = free_ports()?;
+    let [p0, p1, p2, c0, c1, c2] = free_addresses();
     let clients = [c0, c1, c2];
-    let endpoints = clients.map(|port| format!("http://127.0.0.1:{port}"));
+    let endpoints = clients.map(|client| format!("http://{client}"));
     let confs = write_confs(folder.path(), "http", &[p0, p1, p2], &clients, "")?;
     let mut members = start_all(&confs)?;
     ensure!(members[0].said().contains("ETCD_SNAPSHOT_COUNT has no effect"), "{}", members[0].said());
@@ -53,16 +53,15 @@ fn an_etcd_conf_runs_as_it_is() -> Result<()> {
 #[test]
 fn tls_is_as_etcd_has_it() -> Result<()> {
     let folder = TempDir::new()?;
+    let [p0, p1, p2, c0, c1, c2, plain] = free_addresses();
+    let clients = [c0, c1, c2];
+    let endpoints = clients.map(|client| format!("https://{client}"));
     let authority = Authority::load_or_create(folder.path(), "ca", "test")?;
     let (cert, key) = (folder.path().join("m.crt"), folder.path().join("m.key"));
     // As operators make them: an address and no name of ours.
-    authority.issue(&Profile::new("member").address(Ipv4Addr::LOCALHOST.into()).server().client(), &cert, &key)?;
+    authority.issue(&Profile::new("member").address(c0.ip()).server().client(), &cert, &key)?;
     let ca = authority.certificate_path().display().to_string();
     let (cert, key) = (cert.display().to_string(), key.display().to_string());
-
-    let [p0, p1, p2, c0, c1, c2, plain] = free_ports()?;
-    let clients = [c0, c1, c2];
-    let endpoints = clients.map(|port| format!("https://127.0.0.1:{port}"));
     let extra = format!(
         "ETCD_CERT_FILE={cert}\nETCD_KEY_FILE={key}\nETCD_TRUSTED_CA_FILE={ca}\nETCD_CLIENT_CERT_AUTH=true\n\
          ETCD_PEER_CERT_FILE={cert}\nETCD_PEER_KEY_FILE={key}\nETCD_PEER_TRUSTED_CA_FILE={ca}\n\
@@ -71,8 +70,8 @@ fn tls_is_as_etcd_has_it() -> Result<()> {
     let confs = write_confs(folder.path(), "https", &[p0, p1, p2], &clients, &extra)?;
     // One member also serves in plain text and answers monitoring, as its URLs say.
     let text = std::fs::read_to_string(&confs[0])?;
-    let urls = format!("ETCD_LISTEN_CLIENT_URLS=\"https://127.0.0.1:{c0}\"");
-    let both = format!("ETCD_LISTEN_CLIENT_URLS=\"https://127.0.0.1:{c0},http://127.0.0.1:{plain}\"");
+    let urls = format!("ETCD_LISTEN_CLIENT_URLS=\"https://{c0}\"");
+    let both = format!("ETCD_LISTEN_CLIENT_URLS=\"https://{c0},http://{plain}\"");
     std::fs::write(&confs[0], text.replace(&urls, &both))?;
     let mut members = start_all(&confs)?;
 
@@ -82,7 +81,7 @@ fn tls_is_as_etcd_has_it() -> Result<()> {
     ensure!(etcdctl_prints(&endpoints, &with_identity(&["put", "a", "1"]))? == "OK\n");
     let stranger = etcdctl(&endpoints[..1], &["get", "a", "--command-timeout=2s", identity[0]])?;
     ensure!(!stranger.status.success(), "a client without a certificate was let in");
-    let plain = [format!("http://127.0.0.1:{plain}")];
+    let plain = [format!("http://{plain}")];
     ensure!(etcdctl_prints(&plain, &["get", "a"])? == "a\n1\n", "the plain URL serves beside the other");
     members.iter_mut().try_for_each(|member| member.stop().map(|_| ()))
 }
@@ -90,9 +89,9 @@ fn tls_is_as_etcd_has_it() -> Result<()> {
 #[test]
 fn https_without_certificates_makes_them() -> Result<()> {
     let folder = TempDir::new()?;
-    let [p0, p1, p2, c0, c1, c2] = free_ports()?;
+    let [p0, p1, p2, c0, c1, c2] = free_addresses();
     let clients = [c0, c1, c2];
-    let endpoints = clients.map(|port| format!("https://127.0.0.1:{port}"));
+    let endpoints = clients.map(|client| format!("https://{client}"));
     let mut members = start_all(&write_confs(folder.path(), "https", &[p0, p1, p2], &clients, "")?)?;
     let skip = ["--insecure-transport=false", "--insecure-skip-tls-verify"];
     ensure!(etcdctl_prints(&endpoints, &["put", "a", "1", skip[0], skip[1]])? == "OK\n");
@@ -112,9 +111,9 @@ fn what_etcd_wrote_is_not_written_over() -> Result<()> {
 }
 
 /// The status and the body of a page.
-fn get(port: u16, path: &str) -> Result<(u16, String)> {
+fn get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     use std::io::{Read, Write};
-    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    let mut stream = TcpStream::connect(address)?;
     stream.set_read_timeout(Some(START))?;
     write!(stream, "GET {path} HTTP/1.0\r\nHost: store\r\n\r\n")?;
     let mut answer = String::new();
@@ -127,17 +126,17 @@ fn get(port: u16, path: &str) -> Result<(u16, String)> {
 #[test]
 fn a_file_has_the_settings_and_monitoring_a_port() -> Result<()> {
     let folder = TempDir::new()?;
-    let [peer, client, metrics] = free_ports()?;
+    let [peer, client, metrics] = free_addresses();
     let (file, conf) = (folder.path().join("store.yml"), folder.path().join("m0.conf"));
     let yaml = format!(
         "name: m0\n\
          data-dir: {data}\n\
-         listen-peer-urls: http://127.0.0.1:{peer}\n\
-         initial-advertise-peer-urls: http://127.0.0.1:{peer}\n\
-         initial-cluster: m0=http://127.0.0.1:{peer}\n\
-         listen-client-urls: http://127.0.0.1:{client}\n\
-         advertise-client-urls: http://127.0.0.1:{client}\n\
-         listen-metrics-urls: http://127.0.0.1:{metrics}\n\
+         listen-peer-urls: http://{peer}\n\
+         initial-advertise-peer-urls: http://{peer}\n\
+         initial-cluster: m0=http://{peer}\n\
+         listen-client-urls: http://{client}\n\
+         advertise-client-urls: http://{client}\n\
+         listen-metrics-urls: http://{metrics}\n\
          quota-backend-bytes: 1000000000\n\
          client-transport-security:\n  client-cert-auth: false\n",
         data = folder.path().join("data").display(),
@@ -160,7 +159,7 @@ fn a_file_has_the_settings_and_monitoring_a_port() -> Result<()> {
     ] {
         ensure!(page.lines().any(|found| found == line), "{line:?} is missing:\n{page}");
     }
-    let endpoints = [format!("http://127.0.0.1:{client}")];
+    let endpoints = [format!("http://{client}")];
     etcdctl_prints(&endpoints, &["put", "a", "1"])?;
     let lease = etcdctl_prints(&endpoints, &["lease", "grant", "100"])?;
     let lease = lease.split(' ').nth(1).context("a lease")?;
@@ -181,7 +180,7 @@ fn a_file_has_the_settings_and_monitoring_a_port() -> Result<()> {
     ensure!(get(metrics, "/version")?.1.contains("etcdserver"));
     ensure!(get(metrics, "/readyz")? == (200, "ok\n".to_owned()));
     ensure!(get(client, "/metrics")?.0 == 200, "clients' port answers too");
-    let keys = etcdctl(&[format!("http://127.0.0.1:{metrics}")], &["get", "a", "--command-timeout=2s"])?;
+    let keys = etcdctl(&[format!("http://{metrics}")], &["get", "a", "--command-timeout=2s"])?;
     ensure!(!keys.status.success(), "monitoring's port serves keys");
     let status = member.stop()?;
     ensure!(status.success(), "{status}: {}", member.said());

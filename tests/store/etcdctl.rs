@@ -141,7 +141,7 @@ fn impersonal(text: &str) -> String {
         if id {
             return word.replace(last, "<id>");
         }
-        if word.contains("127.0.0.1:") || word.contains("/tmp/") || word.contains("quorate-diff-") {
+        if word.contains("127.") || word.contains("/tmp/") || word.contains("quorate-diff-") {
             return "<place>".to_owned();
         }
         word.to_owned()

@@ -1,7 +1,7 @@
 //! The processes under comparison: Debian's etcd and `quorate store`, started alike.
 
 use std::fs::File;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -11,6 +11,7 @@ use quorate_proto::etcd::cluster_client::ClusterClient;
 use quorate_proto::etcd::kv_client::KvClient;
 use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::{MemberListRequest, RangeRequest, StatusRequest};
+use quorate_transport::loopback::free_address;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -19,9 +20,6 @@ const START_DEADLINE: Duration = Duration::from_secs(40);
 
 /// The pause between two looks at a member that starts.
 const START_POLL: Duration = Duration::from_millis(50);
-
-/// How often a cluster is started anew when another process took one of its ports.
-const START_ATTEMPTS: usize = 3;
 
 /// Which of the two programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,19 +67,8 @@ impl Drop for Member {
 impl Cluster {
     /// Starts `size` members with `flags`, and waits until all of them answer.
     pub(crate) async fn start(program: Program, size: usize, flags: &[&str]) -> Result<Self> {
-        let mut last = None;
-        for _ in 0..START_ATTEMPTS {
-            match Self::start_once(program, size, flags).await {
-                Ok(cluster) => return Ok(cluster),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.context("no attempt was made")?)
-    }
-
-    async fn start_once(program: Program, size: usize, flags: &[&str]) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("quorate-diff-").tempdir()?;
-        let addresses = free_addresses(size * 2)?;
+        let addresses: Vec<SocketAddr> = (0..size * 2).map(|_| free_address()).collect();
         let places: Vec<(String, SocketAddr, SocketAddr)> =
             addresses.chunks(2).enumerate().map(|(number, pair)| (format!("m{number}"), pair[0], pair[1])).collect();
         let initial: Vec<String> = places.iter().map(|(name, _, peer)| format!("{name}=http://{peer}")).collect();
@@ -119,7 +106,7 @@ impl Cluster {
     /// Starts one member from the data directory that `etcdctl snapshot restore` made.
     pub(crate) async fn start_from(program: Program, data: &Path) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("quorate-diff-").tempdir()?;
-        let addresses = free_addresses(2)?;
+        let addresses = [free_address(), free_address()];
         let (name, initial) = ("default", format!("default=http://{}", addresses[1]));
         let log = folder.path().join("default.log");
         let member = spawn(program, name, [addresses[0], addresses[1]], &initial, data, &log, &[])?;
@@ -208,9 +195,4 @@ fn tail(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     lines[lines.len().saturating_sub(8)..].join("\n")
-}
-
-pub(crate) fn free_addresses(count: usize) -> Result<Vec<SocketAddr>> {
-    let listeners: Vec<TcpListener> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<Result<_, _>>()?;
-    Ok(listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?)
 }

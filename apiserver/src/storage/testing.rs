@@ -1,10 +1,11 @@
 //! Real stores for tests: our own in process, and Debian's etcd on a port of its own.
 
-use std::net::TcpListener;
+use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use quorate_store::{Config, Store};
+use quorate_transport::loopback::free_address;
 use tonic::transport::Endpoint;
 
 use super::Storage;
@@ -25,27 +26,23 @@ impl Drop for EtcdProcess {
     }
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").expect("a loopback port is free").local_addr().expect("it has an address").port()
-}
-
 /// Starts an etcd and waits until it answers.
 pub(crate) async fn etcd() -> (EtcdProcess, EtcdStorage) {
     let directory = tempfile::tempdir().expect("a directory can be made");
-    let (client, peer) = (free_port(), free_port());
-    let url = |port: u16| format!("http://127.0.0.1:{port}");
+    let url = |address: SocketAddr| format!("http://{address}");
+    let (client, peer) = (url(free_address()), url(free_address()));
     let child = Command::new("/usr/bin/etcd")
         .args(["--name", "test", "--unsafe-no-fsync", "--data-dir"])
         .arg(directory.path())
-        .args(["--listen-client-urls", &url(client), "--advertise-client-urls", &url(client)])
-        .args(["--listen-peer-urls", &url(peer), "--initial-advertise-peer-urls", &url(peer)])
-        .args(["--initial-cluster", &format!("test={}", url(peer))])
+        .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
+        .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])
+        .args(["--initial-cluster", &format!("test={peer}")])
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .expect("Debian's etcd-server is installed");
     let process = EtcdProcess { child, _directory: directory };
-    let storage = EtcdStorage::new(Endpoint::from_shared(url(client)).expect("a URL").connect_lazy());
+    let storage = EtcdStorage::new(Endpoint::from_shared(client).expect("a URL").connect_lazy());
     for _ in 0..300 {
         if storage.read_index().await.is_ok() {
             return (process, storage);

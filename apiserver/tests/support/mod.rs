@@ -1,6 +1,6 @@
 //! A whole API server over a real etcd, on this machine and for one test.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use quorate_apiserver::storage::etcd::EtcdStorage;
 use quorate_apiserver::{Config, Server};
 use quorate_transport::authority::{Authority, Profile};
+use quorate_transport::loopback::free_address;
 use quorate_transport::tls::{self, TlsFiles};
 use tokio::sync::watch;
 
@@ -33,7 +34,7 @@ impl Drop for Cluster {
 /// Starts etcd and an API server, and waits until it is ready.
 pub(crate) async fn start() -> Cluster {
     let folder = tempfile::tempdir().expect("a temporary folder can be made");
-    let (client, peer) = (free_port(), free_port());
+    let (client, peer) = (format!("http://{}", free_address()), format!("http://{}", free_address()));
     let etcd = Command::new("etcd")
         .arg("--data-dir")
         .arg(folder.path().join("etcd"))
@@ -186,11 +187,6 @@ fn issue(folder: &Path, stem: &str, profile: Profile) {
     authority
         .issue(&profile, &folder.join(format!("{stem}.crt")), &folder.join(format!("{stem}.key")))
         .expect("a certificate can be issued");
-}
-
-fn free_port() -> String {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    format!("http://{}", listener.local_addr().expect("the listener has an address"))
 }
 
 /// Tries `attempt` until it holds or patience ends.

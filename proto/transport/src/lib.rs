@@ -3,4 +3,5 @@
 pub mod authority;
 pub mod backoff;
 pub mod channel;
+pub mod loopback;
 pub mod tls;

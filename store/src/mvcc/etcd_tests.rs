@@ -6,6 +6,7 @@ use std::time::Duration;
 use quorate_proto::etcd::kv_client::KvClient;
 use quorate_proto::etcd::lease_client::LeaseClient;
 use quorate_proto::etcd::{LeaseGrantRequest, LeaseRevokeRequest};
+use quorate_transport::loopback::free_address;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tonic::Status;
@@ -25,11 +26,7 @@ struct Etcd {
 impl Etcd {
     async fn start() -> Etcd {
         let directory = tempfile::tempdir().expect("a directory");
-        let port = || {
-            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-            listener.local_addr().expect("an address").port()
-        };
-        let (client, peer) = (format!("http://127.0.0.1:{}", port()), format!("http://127.0.0.1:{}", port()));
+        let (client, peer) = (format!("http://{}", free_address()), format!("http://{}", free_address()));
         let process = tokio::process::Command::new("etcd")
             .args(["--listen-client-urls", &client, "--advertise-client-urls", &client])
             .args(["--listen-peer-urls", &peer, "--initial-advertise-peer-urls", &peer])

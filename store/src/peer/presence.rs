@@ -2,8 +2,10 @@
 //!
 //! Each member keeps a stream open to every peer. When it breaks and the peer's
 //! port then refuses connections (or another process answers there), the process
-//! is gone: a fact, not a suspicion. If it led, the survivors agree on that and
-//! elect at once. A machine that vanished refuses nothing; that is left to the timer.
+//! is gone: a fact, not a suspicion. If it led, the survivors agree on that and on one
+//! of them, which stands for election at once. All of them may find it in the same
+//! moment, and two that stand split the votes, term after term while disks are slow.
+//! A machine that vanished refuses nothing; that is left to the timer.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,9 +32,6 @@ const REOPEN_WAIT: Duration = Duration::from_millis(100);
 /// The same while a broken stream is unexplained.
 const LOST_WAIT: Duration = Duration::from_millis(10);
 
-/// Between the survivors, by the order of their ids, so that one of them stands alone.
-const TURN: Duration = Duration::from_millis(15);
-
 /// How long the survivors are asked for their view.
 const AGREE_TIMEOUT: Duration = Duration::from_millis(100);
 
@@ -41,11 +40,39 @@ const AGREE_TIMEOUT: Duration = Duration::from_millis(100);
 const ATTEMPTS: u32 = 6;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(50);
 
-/// A reign that has ended although its lease has not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Reign {
     leader: u64,
     term: u64,
+}
+
+/// A reign that has ended although its lease has not.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    reign: Reign,
+    /// Who is to stand for election, as far as this member agreed with anyone.
+    candidate: Option<u64>,
+}
+
+/// The term and the index of a member's last entry, in the order of elections.
+type LastEntry = (u64, u64);
+
+impl Ended {
+    /// Agrees with `asking` unless another is to stand. Of two that stand and ask each
+    /// other the one whose log is longer goes first, then the one with the lower id.
+    fn agree(&mut self, own: (u64, LastEntry), asking: (u64, LastEntry)) -> bool {
+        let ((id, last), (other, others)) = (own, asking);
+        let first = others > last || others == last && other < id;
+        let agreed = match self.candidate {
+            Some(candidate) if candidate == id => first,
+            Some(candidate) => candidate == other,
+            None => true,
+        };
+        if agreed {
+            self.candidate = Some(other);
+        }
+        agreed
+    }
 }
 
 /// Watches the peers' processes.
@@ -53,7 +80,7 @@ pub(crate) struct Presence {
     peers: Arc<Peers>,
     raft: Raft,
     wal: Wal,
-    ended: Mutex<Option<Reign>>,
+    ended: Mutex<Option<Ended>>,
 }
 
 impl Presence {
@@ -98,28 +125,26 @@ impl Presence {
     /// member's vote is free.
     pub(crate) fn leader_is_gone(&self) -> bool {
         let view = self.raft.view();
-        let ended = *self.lock();
-        ended.is_some_and(|reign| reign_of(&view) == Some(reign))
+        reign_of(&view).is_some_and(|reign| self.has_ended(reign))
     }
 
-    /// Answers a peer that found the leader's process gone: agrees if this member finds
-    /// the same and holds no more entries than the peer.
-    pub(crate) async fn agree(&self, request: &wire::LeaderGoneRequest) -> bool {
+    /// Answers `peer`, which found the leader's process gone and wants to stand for
+    /// election: agrees if this member finds the same, holds no more entries than the
+    /// peer, and has agreed with nobody else.
+    pub(crate) async fn agree(&self, peer: u64, request: &wire::LeaderGoneRequest) -> bool {
         let view = self.raft.view();
         let reign = Reign { leader: request.leader, term: request.term };
-        let own = self.wal.state().last.map_or((0, 0), |id| (id.term, id.index));
-        if reign_of(&view) != Some(reign) || own > log_order(request.last_log_id.as_ref()) {
+        let (own, others) = (self.last_entry(), log_order(request.last_log_id.as_ref()));
+        if reign_of(&view) != Some(reign) || own > others {
             return false;
         }
-        if *self.lock() == Some(reign) {
-            return true;
+        if !self.has_ended(reign) {
+            let Some(node) = view.node(reign.leader) else { return false };
+            if !refuses(&self.peers.address(reign.leader, &node.peer_address)).await {
+                return false;
+            }
         }
-        let Some(node) = view.node(reign.leader) else { return false };
-        let gone = refuses(&self.peers.address(reign.leader, &node.peer_address)).await;
-        if gone {
-            *self.lock() = Some(reign);
-        }
-        gone
+        self.with_ended(reign, |ended| ended.agree((self.peers.identity().member_id, own), (peer, others)))
     }
 
     async fn watch(self: Arc<Self>, peer: u64, address: String) {
@@ -163,16 +188,16 @@ impl Presence {
         let view = self.raft.view();
         let Some(reign) = reign_of(&view).filter(|reign| reign.leader == peer) else { return };
         tracing::info!(leader = format!("{peer:x}"), term = reign.term, "the leader's process has ended");
-        *self.lock() = Some(reign);
         let own = self.peers.identity().member_id;
-        let Some(turn) = turn(&view, own, peer) else { return };
-        tokio::time::sleep(TURN * turn).await;
+        let may = view.members.get(&own).is_some_and(|(_, votes)| *votes) && self.raft.may_lead();
+        let stands = || self.with_ended(reign, |ended| may && *ended.candidate.get_or_insert(own) == own);
         for _ in 0..ATTEMPTS {
             let view = self.raft.view();
-            if reign_of(&view) != Some(reign) {
+            if !stands() || reign_of(&view) != Some(reign) {
                 return;
             }
-            if self.quorum_agrees(&view, reign).await {
+            // Asked in the meantime, this member may have stepped back.
+            if self.quorum_agrees(&view, reign).await && stands() {
                 self.raft.elect().await;
             }
             tokio::time::sleep(ATTEMPT_WAIT).await;
@@ -211,8 +236,20 @@ impl Presence {
         true
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Option<Reign>> {
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_entry(&self) -> LastEntry {
+        self.wal.state().last.map_or((0, 0), |id| (id.term, id.index))
+    }
+
+    fn has_ended(&self, reign: Reign) -> bool {
+        let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        ended.is_some_and(|ended| ended.reign == reign)
+    }
+
+    /// What `decide` makes of the end of `reign`, which is known from now on.
+    fn with_ended<T>(&self, reign: Reign, decide: impl FnOnce(&mut Ended) -> T) -> T {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = ended.take().filter(|known| known.reign == reign);
+        decide(ended.insert(known.unwrap_or(Ended { reign, candidate: None })))
     }
 }
 
@@ -220,12 +257,6 @@ impl Presence {
 fn reign_of(view: &View) -> Option<Reign> {
     let leader = view.leader?;
     (view.role == Role::Follower).then_some(Reign { leader, term: view.term })
-}
-
-/// The place of `own` among the voters that survive `gone`; none for a learner.
-fn turn(view: &View, own: u64, gone: u64) -> Option<u32> {
-    let place = view.members.iter().filter(|(id, (_, votes))| *votes && **id != gone).position(|(id, _)| *id == own)?;
-    u32::try_from(place).ok()
 }
 
 /// Whether nobody listens at any of `addresses`, said by the machine itself.
@@ -245,10 +276,34 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_refuses_and_an_open_one_does_not() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        assert!(!refuses(&address).await);
+        let address = quorate_transport::loopback::free_address();
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        assert!(!refuses(&address.to_string()).await);
         drop(listener);
-        assert!(refuses(&address).await);
+        assert!(refuses(&address.to_string()).await);
+    }
+
+    fn undecided() -> Ended {
+        Ended { reign: Reign { leader: 1, term: 1 }, candidate: None }
+    }
+
+    #[test]
+    fn survivors_agree_on_one_that_stands() {
+        let mut ended = undecided();
+        assert!(ended.agree((2, (1, 7)), (3, (1, 7))));
+        assert!(ended.agree((2, (1, 7)), (3, (1, 7))), "asked again");
+        assert!(!ended.agree((2, (1, 7)), (4, (1, 9))), "another asks");
+    }
+
+    #[test]
+    fn of_two_that_ask_each_other_exactly_one_steps_back() {
+        for (two, three) in [((1, 7), (1, 7)), ((1, 7), (1, 8)), ((1, 8), (1, 7)), ((1, 9), (2, 1))] {
+            let (mut at_two, mut at_three) = (undecided(), undecided());
+            at_two.candidate = Some(2);
+            at_three.candidate = Some(3);
+            let agreed = [at_two.agree((2, two), (3, three)), at_three.agree((3, three), (2, two))];
+            assert_eq!(agreed, if three > two { [true, false] } else { [false, true] }, "{two:?} {three:?}");
+            assert_eq!(at_two.candidate, at_three.candidate);
+        }
     }
 }

@@ -332,8 +332,8 @@ impl Peer for PeerService {
         request: Request<wire::LeaderGoneRequest>,
     ) -> Result<Response<wire::LeaderGoneResponse>, Status> {
         let request = request.into_inner();
-        self.admit(request.origin.as_ref())?;
-        Ok(Response::new(wire::LeaderGoneResponse { agreed: self.presence.agree(&request).await }))
+        let peer = self.admit(request.origin.as_ref())?;
+        Ok(Response::new(wire::LeaderGoneResponse { agreed: self.presence.agree(peer, &request).await }))
     }
 
     async fn describe(&self, _: Request<wire::DescribeRequest>) -> Result<Response<wire::DescribeResponse>, Status> {

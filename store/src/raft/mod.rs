@@ -337,9 +337,13 @@ impl Raft {
         self.core.runtime_config().elect(allowed);
     }
 
+    pub(crate) fn may_lead(&self) -> bool {
+        self.may_lead.load(Ordering::Relaxed)
+    }
+
     /// Stands for election at once, whatever the timers say, if it may.
     pub(crate) async fn elect(&self) {
-        if !self.may_lead.load(Ordering::Relaxed) {
+        if !self.may_lead() {
             return;
         }
         // Stopped: there is nothing to elect.

@@ -1,9 +1,5 @@
 //! Space that runs out and comes back, alarms, and members whose data was damaged.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -18,7 +14,7 @@ use quorate_store::command::ApplyError;
 use quorate_store::{Store, StoreError};
 use rocksdb::{DB, IteratorMode, Options};
 
-use self::common::{Cluster, put, value_of, wait};
+use crate::common::{Cluster, put, value_of, wait};
 
 const VALUE_BYTES: usize = 64 << 10;
 

@@ -5,8 +5,10 @@ use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
+use quorate_transport::loopback::free_address;
+
+use crate::common::Cluster;
 use crate::common::etcd::Etcd;
-use crate::common::{Cluster, free_addresses};
 
 /// Paths and bodies, sent in this order.
 const REQUESTS: &[(&str, &str)] = &[
@@ -165,7 +167,7 @@ fn without_names(text: &str) -> String {
 #[test]
 fn json_is_answered_as_etcd_does() {
     let directory = tempfile::tempdir().unwrap();
-    let etcd = Etcd::start(&directory.path().join("data"), free_addresses(1)[0]);
+    let etcd = Etcd::start(&directory.path().join("data"), free_address());
     let (_cluster, quorate) = start_quorate();
     let mut differences = Vec::new();
     for (path, body) in REQUESTS {

@@ -1,9 +1,5 @@
 //! Watches, leases and limits as clients of the port meet them.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -22,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 
-use self::common::{Cluster, put};
+use crate::common::{Cluster, put};
 
 /// etcd's limit of a request.
 const MAX_REQUEST_BYTES: usize = 1536 << 10;

@@ -1,9 +1,5 @@
 //! Members that come, move and go, with writes running.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
@@ -11,9 +7,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::etcd::{Member, PutRequest};
 use quorate_store::{MembersError, StartError, Store, StoreError};
+use quorate_transport::loopback::free_address;
 use tokio::task::JoinHandle;
 
-use self::common::{Cluster, free_addresses, put, value_of, wait};
+use crate::common::{Cluster, put, value_of, wait};
 
 /// Writes one after the other through one member, until told to stop.
 struct Writer {
@@ -205,7 +202,7 @@ fn all_addresses_change_at_once_and_the_cluster_comes_back() {
     for member in 0..3 {
         cluster.kill(member);
     }
-    let addresses = free_addresses(3);
+    let addresses: [_; 3] = std::array::from_fn(|_| free_address());
     let named: Vec<(String, String)> =
         addresses.iter().enumerate().map(|(number, address)| (format!("m{number}"), address.to_string())).collect();
     for (member, address) in addresses.iter().enumerate() {
@@ -240,7 +237,7 @@ fn a_member_moves_by_member_update() {
     let leader = cluster.wait_for_leader();
     let moving = (leader + 1) % 3;
     let id = id_of(&cluster, moving);
-    let address = free_addresses(1)[0];
+    let address = free_address();
     let url = format!("http://{address}");
     let taken = cluster.peer_url(leader);
     let refused = cluster.on(leader, async move |store| store.member_update(id, &[taken]).await).unwrap_err();

@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 
-use super::{free_addresses, wait};
+use quorate_transport::loopback::free_address;
+
+use super::wait;
 
 /// An `etcdctl` with its flags.
 pub(crate) struct Etcdctl {
@@ -56,7 +58,7 @@ impl Etcd {
 
     /// The same with more flags.
     pub(crate) fn start_with(data: &Path, peer: SocketAddr, more: &[&str]) -> Etcd {
-        let address = free_addresses(1)[0];
+        let address = free_address();
         let (client, peer) = (format!("http://{address}"), format!("http://{peer}"));
         let process = Command::new("etcd")
             .arg("--data-dir")

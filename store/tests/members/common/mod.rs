@@ -1,11 +1,9 @@
 //! Clusters in this process: one runtime per member, so that a member can be killed.
 
-#![allow(dead_code, reason = "not every test program asks for everything")]
-
 pub(crate) mod etcd;
 
 use std::fs;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -15,6 +13,7 @@ use quorate_proto::etcd::{PutRequest, RangeRequest};
 use quorate_proto::fence::Fence;
 use quorate_store::fs::Memory;
 use quorate_store::{ClusterState, Config, StartError, Store};
+use quorate_transport::loopback::free_address;
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -53,7 +52,7 @@ impl Cluster {
             .with_test_writer()
             .try_init();
         let directory = tempfile::tempdir().unwrap();
-        let addresses = free_addresses(size);
+        let addresses: Vec<SocketAddr> = (0..size).map(|_| free_address()).collect();
         let names: Vec<(String, String)> =
             addresses.iter().enumerate().map(|(number, address)| (format!("m{number}"), address.to_string())).collect();
         let members = addresses
@@ -119,7 +118,7 @@ impl Cluster {
     pub(crate) fn prepare_joiner(&mut self, change: impl FnOnce(&mut Config)) -> usize {
         let number = self.members.len();
         let name = format!("m{number}");
-        let address = free_addresses(1)[0];
+        let address = free_address();
         let mut config = Config::new(&name, self._directory.path().join(&name));
         config.listen_peer = address;
         config.initial_cluster = self.members[0].config.initial_cluster.clone();
@@ -256,11 +255,6 @@ fn copy_files(from: &Path, to: &Path) {
             fs::copy(entry.path(), target).unwrap();
         }
     }
-}
-
-pub(crate) fn free_addresses(count: usize) -> Vec<SocketAddr> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap()).collect()
 }
 
 pub(crate) async fn put(store: &Store, key: &str, value: &str) {

@@ -1,9 +1,5 @@
 //! Snapshots to and from the etcd of the machine, and through the loss of every member.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for processes that are not theirs to pause.
-
-mod common;
-
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
@@ -11,11 +7,12 @@ use quorate_proto::etcd::RangeRequest;
 use quorate_proto::etcd::kv_client::KvClient;
 use quorate_store::snapshot::{self, Restore, Restored, SnapshotError};
 use quorate_store::{Config, Store};
+use quorate_transport::loopback::free_address;
 use serde_json::{Value, json};
 use tokio::runtime::Runtime;
 
-use self::common::etcd::{Etcd, Etcdctl};
-use self::common::{free_addresses, wait};
+use crate::common::etcd::{Etcd, Etcdctl};
+use crate::common::wait;
 
 /// A life with everything that a snapshot must carry: versions, deletions, a key that came
 /// back, a compaction, leases with and without keys, values of more than a page.
@@ -128,7 +125,7 @@ impl Members {
 }
 
 fn configs(root: &Path, count: usize) -> Vec<Config> {
-    let addresses = free_addresses(count);
+    let addresses: Vec<_> = (0..count).map(|_| free_address()).collect();
     let names: Vec<(String, String)> =
         addresses.iter().enumerate().map(|(number, address)| (format!("m{number}"), address.to_string())).collect();
     let config = |(number, address): (usize, &SocketAddr)| {
@@ -170,7 +167,7 @@ fn save(endpoint: &str, file: &Path) {
 fn etcd_goes_on_as_quorate() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("etcd");
-    let etcd = Etcd::start(&data, free_addresses(1)[0]);
+    let etcd = Etcd::start(&data, free_address());
     live(&etcd.endpoint());
     permit(&etcd.endpoint());
     let expected = seen(&etcd.endpoint());
@@ -202,7 +199,7 @@ fn etcd_goes_on_as_quorate() {
 fn a_killed_etcd_goes_on_as_quorate() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("etcd");
-    let peer = free_addresses(1)[0];
+    let peer = free_address();
     Etcd::start(&data, peer).stop();
     let behind = ["--backend-batch-interval=1h", "--backend-batch-limit=1000000"];
     let etcd = Etcd::start_with(&data, peer, &behind);
@@ -251,7 +248,7 @@ fn a_killed_etcd_goes_on_as_quorate() {
 fn whoever_signs_in_first_after_a_restore_is_known_to_every_member() {
     let root = tempfile::tempdir().unwrap();
     let data = root.path().join("etcd");
-    let etcd = Etcd::start(&data, free_addresses(1)[0]);
+    let etcd = Etcd::start(&data, free_address());
     for line in ["put k v", "user add root:secret", "user grant-role root root", "auth enable"] {
         run(&etcd.endpoint(), line);
     }
@@ -312,7 +309,7 @@ fn quorate_goes_on_as_etcd() {
 }
 
 fn etcd_from(file: &Path, data: &Path) -> Etcd {
-    let peer = free_addresses(1)[0];
+    let peer = free_address();
     let (data_dir, url) = (format!("--data-dir={}", data.display()), format!("http://{peer}"));
     let cluster = format!("--initial-cluster=default={url}");
     let advertised = format!("--initial-advertise-peer-urls={url}");

@@ -1,9 +1,5 @@
 //! Members that lose each other, their processes and their leaders.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -15,7 +11,7 @@ use quorate_proto::etcd::{
 use quorate_proto::fence::Fence;
 use quorate_store::{Config, Store, StoreError};
 
-use self::common::{Cluster, put, value_of, wait};
+use crate::common::{Cluster, put, value_of, wait};
 
 #[test]
 fn a_cluster_of_one_serves_and_comes_back() {
@@ -121,10 +117,10 @@ fn leadership_is_handed_over_at_shutdown() {
 fn a_deposed_leaders_fence_writes_nothing() {
     let cluster = Cluster::start(3);
     let leader = cluster.wait_for_leader();
-    let old = cluster.on(leader, async |store| common::fence(&store).await);
+    let old = cluster.on(leader, async |store| crate::common::fence(&store).await);
     cluster.on(leader, async |store| store.transfer_leadership().await.unwrap());
     let new = cluster.wait_for_leader();
-    let now = cluster.on(new, async |store| common::fence(&store).await);
+    let now = cluster.on(new, async |store| crate::common::fence(&store).await);
     assert!(now > old, "{now} follows {old}");
     let write = |fence: Fence| {
         cluster.on(leader, async move |store| {

@@ -1,10 +1,6 @@
 //! Users, roles and tokens: where newer etcds differ from 3.4, and what a script of
 //! `etcdctl` cannot ask. The scripts themselves are in `tests/store`.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::process::Output;
@@ -31,8 +27,8 @@ use quorate_transport::tls::{STORE_SERVER_NAME, TlsFiles};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
 
-use self::common::Cluster;
-use self::common::etcd::Etcdctl;
+use crate::common::Cluster;
+use crate::common::etcd::Etcdctl;
 
 /// Where a newer etcd differs from 3.4 on purpose, and what it answers instead: more of
 /// it is for admins, or for those who have said who they are; errors have their code.

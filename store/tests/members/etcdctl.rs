@@ -1,9 +1,5 @@
 //! A stock `etcdctl` with a certificate, at a follower of three members.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 
@@ -12,8 +8,8 @@ use quorate_transport::tls::{STORE_SERVER_NAME, TlsFiles};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use self::common::etcd::Etcdctl;
-use self::common::{Cluster, wait};
+use crate::common::etcd::Etcdctl;
+use crate::common::{Cluster, wait};
 
 /// What a member shows and demands, and where the same files lie for `etcdctl`.
 fn identity(directory: &Path) -> TlsFiles {

@@ -1,10 +1,6 @@
 //! A member whose process is killed while it writes: nothing confirmed is lost, and what it
 //! holds afterwards is what its whole log says.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for a process that is not theirs to pause.
-
-mod common;
-
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
@@ -100,7 +96,7 @@ impl Victim {
     fn start(directory: &Path, replay_entries: u64) -> Victim {
         let program = std::env::current_exe().unwrap();
         let child = Command::new(program)
-            .args(["--exact", "victim", "--ignored", "--nocapture"])
+            .args(["--exact", "killed::victim", "--ignored", "--nocapture"])
             .env(VICTIM, directory)
             .env(REPLAY, replay_entries.to_string())
             .stdout(Stdio::piped())

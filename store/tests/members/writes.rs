@@ -1,10 +1,6 @@
 //! Writes on their way into the log: through members that stop, lag, or have a slow disk,
 //! and beside others that are large.
 
-#![allow(clippy::disallowed_methods)] // Threads of the test wait for members that are not theirs to pause.
-
-mod common;
-
 use std::cell::OnceCell;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -18,8 +14,9 @@ use bytes::Bytes;
 use quorate_proto::etcd::{DeleteRangeRequest, LeaseGrantRequest, LeaseRevokeRequest, PutRequest, RangeRequest};
 use quorate_store::fs::{self, Disk, File};
 use quorate_store::{Config, Store, StoreError};
+use quorate_transport::loopback::free_address;
 
-use self::common::{Cluster, free_addresses, put, wait};
+use crate::common::{Cluster, put, wait};
 
 const MIB: usize = 1 << 20;
 
@@ -163,7 +160,7 @@ fn a_member_that_lags_proposes_once() {
         (config.election_timeout_min, config.election_timeout_max) = (Duration::from_secs(6), Duration::from_secs(8));
         config.request_timeout = Duration::from_secs(20);
         if config.name == "m0" {
-            let known = std::mem::replace(&mut config.listen_peer, free_addresses(1)[0]);
+            let known = std::mem::replace(&mut config.listen_peer, free_address());
             config.advertise_peer = Some(known.to_string());
             forward(known, config.listen_peer, gate.clone());
             target.set(known).unwrap();
@@ -296,7 +293,7 @@ async fn what_waits_for_a_stalled_disk_is_bounded() {
     config.request_timeout = Duration::from_millis(500);
     let disk = Slow { disk: fs::real(), gate: gate.clone() };
     let store = Store::start_on(config, Arc::new(disk)).await.unwrap();
-    common::fence(&store).await;
+    crate::common::fence(&store).await;
     gate.close(true);
     let (mut unknown, mut refused) = (0, 0);
     // Clients that try again when nobody has answered.
