@@ -14,6 +14,10 @@ use quorate_proto::etcd::cluster_client::ClusterClient;
 use quorate_proto::etcd::maintenance_client::MaintenanceClient;
 use quorate_proto::etcd::{AuthenticateRequest, Member, MemberListRequest};
 use quorate_transport::tls::{self, TlsFiles, Trust};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::service::Interceptor;
 use tonic::service::interceptor::InterceptedService;
@@ -32,6 +36,9 @@ const DEFAULT_ENDPOINT: &str = "127.0.0.1:2379";
 
 /// The largest answer: what a store holds under one key is small, a list of keys is not.
 const MAX_ANSWER_BYTES: usize = 256 << 20;
+
+/// As etcdctl has it.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Where `quorate up` keeps its cluster when nothing is said.
 const DEFAULT_DATA_DIR: &str = "quorate-data";
@@ -149,6 +156,20 @@ impl Connection {
 }
 
 impl Endpoints {
+    /// Members that serve in plain text, or whose addresses say otherwise.
+    pub(crate) fn plain(urls: Vec<String>) -> Self {
+        Self {
+            data_dir: None,
+            endpoints: urls,
+            cacert: None,
+            cert: None,
+            key: None,
+            insecure_skip_tls_verify: false,
+            user: None,
+            command_timeout: DEFAULT_TIMEOUT,
+        }
+    }
+
     /// With the addresses and certificates of the cluster that `quorate up` keeps here, if
     /// that is the one that is meant; and what is known of that cluster.
     ///
@@ -205,7 +226,7 @@ impl Endpoints {
             let channel = if address.tls {
                 let config = match &tls {
                     Some(config) => Arc::clone(config),
-                    None => Arc::clone(tls.insert(self.tls()?)),
+                    None => Arc::clone(tls.insert(self.tls("h2")?)),
                 };
                 quorate_transport::channel::channel(&address.authority, config, &address.host)
             } else {
@@ -217,7 +238,34 @@ impl Endpoints {
         Ok(connections)
     }
 
-    fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
+    /// What the member at `url` answers to an HTTP/1 GET of `path`. Some members answer what
+    /// is no gRPC on connections of HTTP/1 alone, so that [`Connection::get`] does not do.
+    ///
+    /// # Errors
+    /// When it does not answer in time, or with anything but 200 and text.
+    pub(crate) async fn get_http1(&self, url: &str, path: &str) -> Result<String> {
+        let address = Address::parse(url, self.cacert.is_some() || self.cert.is_some())?;
+        let asked = tokio::time::timeout(self.command_timeout, async {
+            let stream = TcpStream::connect(&address.authority).await.context("cannot connect")?;
+            if !address.tls {
+                return get_on(stream, &address.authority, path).await;
+            }
+            let name = ServerName::try_from(address.host.clone()).context("this is no name of a server")?;
+            let stream = TlsConnector::from(self.tls("http/1.1")?).connect(name, stream).await.context("no TLS")?;
+            get_on(stream, &address.authority, path).await
+        });
+        match asked.await {
+            Ok(answer) => answer.with_context(|| format!("{url}{path}")),
+            Err(_) => bail!("{url}{path}: no answer within {:?}", self.command_timeout),
+        }
+    }
+
+    /// The same settings towards other members.
+    pub(crate) fn at(&self, urls: Vec<String>) -> Self {
+        Self { data_dir: None, endpoints: urls, ..self.clone() }
+    }
+
+    fn tls(&self, protocol: &str) -> Result<Arc<rustls::ClientConfig>> {
         let identity = self.cert.as_deref().zip(self.key.as_deref());
         let trust = match &self.cacert {
             _ if self.insecure_skip_tls_verify => Trust::Anyone,
@@ -227,7 +275,7 @@ impl Endpoints {
         if matches!(&trust, Trust::Authority(ca) if self.cacert.is_none() && !ca.exists()) {
             bail!("say with --cacert which authority vouches for the members");
         }
-        Ok(tls::client_config_with(identity, &trust, &["h2"])?)
+        Ok(tls::client_config_with(identity, &trust, &[protocol])?)
     }
 
     async fn log_in(&self, user: &str, connections: &mut [Connection]) -> Result<()> {
@@ -245,6 +293,18 @@ impl Endpoints {
         }
         Ok(())
     }
+}
+
+/// Speaks HTTP/1.0, so that the answer comes in one piece and ends with the connection.
+async fn get_on(mut stream: impl AsyncRead + AsyncWrite + Unpin, host: &str, path: &str) -> Result<String> {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.context("cannot ask")?;
+    let mut answer = String::new();
+    stream.take(MAX_ANSWER_BYTES as u64).read_to_string(&mut answer).await.context("no answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("this is no answer of HTTP")?;
+    let status = head.lines().next().unwrap_or_default();
+    ensure!(status.split(' ').nth(1) == Some("200"), "the answer is {status:?}");
+    Ok(body.to_owned())
 }
 
 /// What the first member answers that can be reached; a refusal is an answer.

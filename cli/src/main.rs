@@ -2,6 +2,7 @@
 //!
 //! The only room that reads arguments, environment and signals.
 
+mod bench;
 mod endpoint;
 mod endpoints;
 mod layout;
@@ -60,6 +61,8 @@ enum Command {
     Status(status::Arguments),
     /// List, add, move, replace and remove members of a store.
     Member(member::Arguments),
+    /// Measure how fast a store is, also a real etcd, or two of them in turns.
+    Bench(bench::Arguments),
     /// Print the completion script of a shell.
     Completion {
         #[arg(value_enum)]
@@ -104,6 +107,7 @@ fn run(command: Command) -> Result<u8> {
             Command::Snapshot(arguments) => snapshot::run(arguments).await.map(|()| 0),
             Command::Status(arguments) => status::run(arguments).await,
             Command::Member(arguments) => member::run(arguments).await,
+            Command::Bench(arguments) => bench::run(arguments).await,
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
                 Ok(0)

@@ -3,6 +3,7 @@
 //!
 //! Where a newer etcd differs from 3.4 on purpose, the case says why and what it answers.
 
+mod bench;
 mod call;
 mod cases;
 mod clients;

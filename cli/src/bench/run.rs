@@ -1,0 +1,162 @@
+//! One load against one cluster, from the first connection to what it cost.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinSet;
+use tokio::time::{self, Instant};
+use tokio_util::sync::CancellationToken;
+
+use super::pace::{Pace, Plan};
+use super::recorder::{Measured, Recorder};
+use super::servers::{Cost, Readings};
+use super::target::Target;
+use super::watch::Watches;
+use super::work::{Client, Work};
+
+/// After a failure a client pauses, so that a server that refuses everything does not take
+/// the whole machine.
+const FAILURE_PAUSE: Duration = Duration::from_millis(10);
+
+/// How long operations that are under way may take after the load was stopped.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+/// The kernel's ticks in a second as it tells them to processes: 100 on every machine that
+/// Linux runs servers on.
+const TICKS_PER_SECOND: f64 = 100.0;
+
+/// One run of a load.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(crate) struct Run {
+    /// Which of the report's clusters, and in which pair of runs.
+    pub(crate) cluster: usize,
+    pub(crate) pair: usize,
+    #[serde(flatten)]
+    pub(crate) measured: Measured,
+    /// What an operation cost the servers; what they do not tell is null.
+    pub(crate) servers: Cost,
+    /// The CPU time of this program itself for one operation.
+    pub(crate) client_cpu_micros: Option<f64>,
+}
+
+/// Runs `work` against `target`.
+///
+/// # Errors
+/// When the cluster does not take what the load needs, or nothing at all succeeded.
+pub(crate) async fn run(
+    target: &Target,
+    work: &Arc<Work>,
+    plan: Plan,
+    clients: usize,
+    told: &str,
+    stop: &CancellationToken,
+) -> Result<Run> {
+    target.warm_up().await?;
+    work.prepare(target).await?;
+    let load = Load::open(target, work, clients).await?;
+    let recorder = Arc::new(work.recorder());
+    let before = Readings::take(&target.endpoints, &target.servers).await;
+    let (begin, cpu) = (Instant::now(), cpu_seconds());
+    let pace = Arc::new(Pace::new(plan, begin, stop.clone()));
+    let timeline = Mutex::new(Vec::new());
+    let given_up = async {
+        stop.cancelled().await;
+        time::sleep(STOP_PATIENCE).await;
+    };
+    let mut clients_done = Vec::new();
+    tokio::select! {
+        () = recorder.sample(&timeline, told) => {}
+        () = given_up => {}
+        done = load.run(target, work, &recorder, &pace) => clients_done = done?,
+    }
+    let elapsed = begin.elapsed();
+    let spent = cpu_seconds().zip(cpu).map(|(after, before)| after - before);
+    let after = Readings::take(&target.endpoints, &target.servers).await;
+    futures::future::join_all(clients_done.into_iter().map(Client::end)).await;
+    let timeline = timeline.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let measured = recorder.measured(elapsed, timeline);
+    ensure!(
+        measured.operations > 0 || stop.is_cancelled(),
+        "not one operation succeeded: {}",
+        measured.errors.keys().next().map_or("none was begun", String::as_str)
+    );
+    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
+    let client_cpu_micros = spent.map(|seconds| seconds * 1e6 / measured.operations.max(1) as f64);
+    let servers = before.until(&after, measured.operations, &target.servers);
+    Ok(Run { measured, servers, client_cpu_micros, ..Run::default() })
+}
+
+/// What the servers hold now.
+pub(crate) async fn cost_now(target: &Target) -> Cost {
+    let now = Readings::take(&target.endpoints, &target.servers).await;
+    now.until(&now, 0, &target.servers)
+}
+
+/// Clients that are ready to begin.
+enum Load {
+    Unary(Vec<Client>),
+    Watch(Watches, usize),
+}
+
+impl Load {
+    async fn open(target: &Target, work: &Arc<Work>, clients: usize) -> Result<Self> {
+        if let Work::Watch(watch) = &**work {
+            return Ok(Self::Watch(Watches::open(watch, target).await?, clients));
+        }
+        let made = (0..clients).map(|number| Client::new(work, target, number, clients));
+        Ok(Self::Unary(futures::future::try_join_all(made).await?))
+    }
+
+    /// Returns the clients that have something to give back.
+    async fn run(
+        self,
+        target: &Target,
+        work: &Work,
+        recorder: &Arc<Recorder>,
+        pace: &Arc<Pace>,
+    ) -> Result<Vec<Client>> {
+        let clients = match (self, work) {
+            (Self::Watch(watches, clients), Work::Watch(work)) => {
+                return watches.load(work, target, recorder, pace, clients).await.map(|()| Vec::new());
+            }
+            (Self::Watch(..), _) => unreachable!("watches are opened for a load of watches"),
+            (Self::Unary(clients), _) => clients,
+        };
+        // Those that are dropped under way end, too.
+        let mut tasks = JoinSet::new();
+        for client in clients {
+            tasks.spawn(operate(client, Arc::clone(recorder), Arc::clone(pace)));
+        }
+        let mut done = Vec::new();
+        while let Some(client) = tasks.join_next().await {
+            done.push(client?);
+        }
+        Ok(done)
+    }
+}
+
+/// Operates until the load ends.
+async fn operate(mut client: Client, recorder: Arc<Recorder>, pace: Arc<Pace>) -> Client {
+    while let Some(turn) = pace.turn().await {
+        match client.operate(turn.number).await {
+            Ok(kind) => recorder.succeeded(kind, turn.began.elapsed()),
+            Err(status) => {
+                recorder.failed(&status);
+                time::sleep(FAILURE_PAUSE).await;
+            }
+        }
+    }
+    client
+}
+
+/// The CPU time of this process so far.
+fn cpu_seconds() -> Option<f64> {
+    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
+    // proc(5): the name in brackets may hold anything; utime is the 14th field, stime the 15th.
+    let (_, rest) = text.rsplit_once(')')?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let ticks = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
+    Some(ticks / TICKS_PER_SECOND)
+}

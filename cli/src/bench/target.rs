@@ -1,0 +1,141 @@
+//! A cluster under load: the ways to it, and who its members are.
+
+use anyhow::{Context, Result, ensure};
+use quorate_proto::etcd::kv_client::KvClient;
+use quorate_proto::etcd::{PutRequest, RangeRequest};
+use serde::{Deserialize, Serialize};
+
+use super::keys::{Keys, value};
+use super::servers::{self, Program};
+use crate::endpoints::{self, Connection, Endpoints, Service};
+use crate::members;
+
+/// More connections and clients than a machine has ports and memory for are a mistake.
+const MOST_CONNECTIONS: usize = 10_000;
+const MOST_CLIENTS: usize = 100_000;
+
+/// How many writes fill a key space at once.
+const FILLERS: usize = 64;
+
+pub(crate) struct Target {
+    pub(crate) endpoints: Endpoints,
+    connections: Vec<Connection>,
+    pub(crate) servers: Vec<Server>,
+}
+
+/// A member as a report names it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Server {
+    pub(crate) name: String,
+    pub(crate) program: Program,
+    /// Of the etcd contract, as the member says.
+    pub(crate) version: String,
+    pub(crate) leader: bool,
+    pub(crate) url: String,
+    /// If the benchmark started it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) pid: Option<u32>,
+}
+
+impl Target {
+    /// Makes `number` connections to the endpoints in turn, or all to the leader.
+    ///
+    /// # Errors
+    /// When nobody answers.
+    pub(crate) async fn connect(endpoints: &Endpoints, number: usize, to_leader: bool) -> Result<Self> {
+        ensure!((1..=MOST_CONNECTIONS).contains(&number), "--conns {number} is not between 1 and {MOST_CONNECTIONS}");
+        let known = endpoints.connect().await?;
+        let seen =
+            members::look(endpoints, &known, true).await.context("the cluster cannot be asked for its members")?;
+        let mut servers = Vec::with_capacity(seen.len());
+        for member in &seen {
+            let (Some(status), Some(connection)) = (&member.status, &member.connection) else { continue };
+            servers.push(Server {
+                name: member.name(),
+                program: servers::program(endpoints, &connection.url).await,
+                version: status.version.clone(),
+                leader: member.state() == "leader",
+                url: connection.url.clone(),
+                pid: None,
+            });
+        }
+        let urls: Vec<String> = match to_leader {
+            false => known.iter().map(|connection| connection.url.clone()).collect(),
+            true => vec![servers.iter().find(|server| server.leader).context("no member leads")?.url.clone()],
+        };
+        let cycled: Vec<String> = urls.iter().cycle().take(number).cloned().collect();
+        let connections = endpoints.towards(&cycled, &known)?;
+        Ok(Self { endpoints: endpoints.clone(), connections, servers })
+    }
+
+    /// The connection of a client: clients are spread over all of them.
+    pub(crate) fn connection(&self, client: usize) -> &Connection {
+        &self.connections[client % self.connections.len()]
+    }
+
+    pub(crate) fn service(&self, client: usize) -> Service {
+        self.connection(client).service()
+    }
+
+    pub(crate) fn kv(&self, client: usize) -> KvClient<Service> {
+        KvClient::new(self.service(client)).max_decoding_message_size(usize::MAX)
+    }
+
+    /// What the report calls this cluster.
+    pub(crate) fn name(&self) -> String {
+        let program = self.servers.first().map_or("nobody", |server| server.program.name());
+        match self.servers.len() {
+            1 => program.to_owned(),
+            number => format!("{program}, {number} members"),
+        }
+    }
+
+    /// Opens every connection, so that none is opened in the time that is measured.
+    ///
+    /// # Errors
+    /// When a member cannot be reached.
+    pub(crate) async fn warm_up(&self) -> Result<()> {
+        let opened = self.connections.iter().map(async |connection| {
+            let mut kv = KvClient::new(connection.service());
+            let request = RangeRequest { key: "b".into(), serializable: true, ..RangeRequest::default() };
+            connection
+                .answer(kv.range(request))
+                .await
+                .map_err(|status| endpoints::refusal(&status).context(format!("{} does not serve", connection.url)))
+        });
+        futures::future::try_join_all(opened).await.map(|_| ())
+    }
+
+    /// Writes the keys of a key space that are not all there yet.
+    ///
+    /// # Errors
+    /// When the store refuses.
+    pub(crate) async fn fill(&self, keys: &Keys, value_size: usize) -> Result<()> {
+        let all = RangeRequest { key: keys.key(0), range_end: keys.end(), count_only: true, ..RangeRequest::default() };
+        let first = RangeRequest { key: keys.key(0), ..RangeRequest::default() };
+        let refused = |status| endpoints::refusal(&status).context("the keys to be read cannot be written");
+        let count = self.kv(0).range(all).await.map_err(refused)?.into_inner().count;
+        let found = self.kv(0).range(first).await.map_err(refused)?.into_inner();
+        let size = found.kvs.first().map(|pair| pair.value.len());
+        if u64::try_from(count).is_ok_and(|count| count == keys.number) && size == Some(value_size) {
+            return Ok(());
+        }
+        let value = value(value_size)?;
+        let fillers = (0..FILLERS).map(async |filler| {
+            let mut kv = self.kv(filler);
+            for number in (filler as u64..keys.number).step_by(FILLERS) {
+                let request = PutRequest { key: keys.key(number), value: value.clone(), ..PutRequest::default() };
+                kv.put(request).await.map_err(refused)?;
+            }
+            Ok(())
+        });
+        futures::future::try_join_all(fillers).await.map(|_: Vec<()>| ())
+    }
+}
+
+/// # Errors
+/// When there are too many or none.
+pub(crate) fn check_clients(number: usize) -> Result<()> {
+    ensure!((1..=MOST_CLIENTS).contains(&number), "--clients {number} is not between 1 and {MOST_CLIENTS}");
+    Ok(())
+}
