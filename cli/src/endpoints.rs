@@ -108,7 +108,24 @@ impl Interceptor for Token {
     }
 }
 
+/// What both TCP and TLS give.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
+
 impl Connection {
+    /// Adds the token of a login, if there was one, to what is sent without [`Self::service`].
+    ///
+    /// # Errors
+    /// When the token is no header.
+    pub(crate) fn authorize(&self, headers: &mut http::HeaderMap) -> Result<()> {
+        if let Token(Some(token)) = &self.token {
+            let value = http::HeaderValue::from_bytes(token.as_encoded_bytes()).context("the token cannot be sent")?;
+            headers.insert("token", value);
+        }
+        Ok(())
+    }
+
     pub(crate) fn service(&self) -> Service {
         InterceptedService::new(self.channel.clone(), self.token.clone())
     }
@@ -244,20 +261,31 @@ impl Endpoints {
     /// # Errors
     /// When it does not answer in time, or with anything but 200 and text.
     pub(crate) async fn get_http1(&self, url: &str, path: &str) -> Result<String> {
-        let address = Address::parse(url, self.cacert.is_some() || self.cert.is_some())?;
         let asked = tokio::time::timeout(self.command_timeout, async {
-            let stream = TcpStream::connect(&address.authority).await.context("cannot connect")?;
-            if !address.tls {
-                return get_on(stream, &address.authority, path).await;
-            }
-            let name = ServerName::try_from(address.host.clone()).context("this is no name of a server")?;
-            let stream = TlsConnector::from(self.tls("http/1.1")?).connect(name, stream).await.context("no TLS")?;
-            get_on(stream, &address.authority, path).await
+            let (stream, origin) = self.dial(url, "http/1.1").await?;
+            get_on(stream, &origin, path).await
         });
         match asked.await {
             Ok(answer) => answer.with_context(|| format!("{url}{path}")),
             Err(_) => bail!("{url}{path}: no answer within {:?}", self.command_timeout),
         }
+    }
+
+    /// A connection to the member at `url` to speak `protocol` on, and how requests name the
+    /// member: `http://host:port`.
+    ///
+    /// # Errors
+    /// When nobody accepts it, or not with our certificates.
+    pub(crate) async fn dial(&self, url: &str, protocol: &str) -> Result<(Box<dyn Stream>, String)> {
+        let address = Address::parse(url, self.cacert.is_some() || self.cert.is_some())?;
+        let stream = TcpStream::connect(&address.authority).await.context("cannot connect")?;
+        stream.set_nodelay(true).context("cannot set TCP_NODELAY")?;
+        if !address.tls {
+            return Ok((Box::new(stream), format!("http://{}", address.authority)));
+        }
+        let name = ServerName::try_from(address.host).context("this is no name of a server")?;
+        let stream = TlsConnector::from(self.tls(protocol)?).connect(name, stream).await.context("no TLS")?;
+        Ok((Box::new(stream), format!("https://{}", address.authority)))
     }
 
     /// The same settings towards other members.
@@ -296,7 +324,8 @@ impl Endpoints {
 }
 
 /// Speaks HTTP/1.0, so that the answer comes in one piece and ends with the connection.
-async fn get_on(mut stream: impl AsyncRead + AsyncWrite + Unpin, host: &str, path: &str) -> Result<String> {
+async fn get_on(mut stream: Box<dyn Stream>, origin: &str, path: &str) -> Result<String> {
+    let host = origin.rsplit('/').next().unwrap_or_default();
     let request = format!("GET {path} HTTP/1.0\r\nHost: {host}\r\n\r\n");
     stream.write_all(request.as_bytes()).await.context("cannot ask")?;
     let mut answer = String::new();

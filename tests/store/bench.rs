@@ -70,8 +70,7 @@ async fn the_table_starts_and_removes_its_own_clusters() -> Result<()> {
     let data = folder.path().to_str().context("a path in UTF-8")?;
     let flags = ["--members", "1", "--pairs", "1", "--seconds", "1", "--only", "put, 1 client", "--data-dir", data];
     let table = bench(&[&["table"], flags.as_slice(), &["-o", "json"]].concat()).await?;
-    let figures: Vec<&Value> =
-        table["lines"].as_array().context("lines")?.iter().map(|line| &line["figure"]).collect();
+    let figures: Vec<&Value> = table["lines"].as_array().context("lines")?.iter().map(|line| &line["figure"]).collect();
     ensure!(figures == ["p50", "p99"], "{table:#}");
     let runs = table["reports"][0]["runs"].as_array().context("runs")?;
     for run in runs {

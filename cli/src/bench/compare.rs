@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::report::{Figure, Report, median};
 use crate::output::{self, Format};
@@ -52,23 +52,23 @@ fn percent(text: &str) -> Result<f64, String> {
 }
 
 /// One figure of both reports.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-struct Change {
-    figure: Figure,
-    before: f64,
-    after: f64,
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Change {
+    pub(crate) figure: Figure,
+    pub(crate) before: f64,
+    pub(crate) after: f64,
     /// How many values each median is of.
     samples: [usize; 2],
     /// Positive is worse.
     worse_percent: f64,
-    /// What the values vary by themselves.
-    noise_percent: f64,
-    verdict: Verdict,
+    /// What the medians vary by themselves.
+    pub(crate) noise_percent: f64,
+    pub(crate) verdict: Verdict,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-enum Verdict {
+pub(crate) enum Verdict {
     Better,
     Same,
     Worse,
@@ -138,7 +138,7 @@ fn seconds(report: &Report, figure: Figure) -> Vec<f64> {
 
 /// How a figure changed, if both reports tell it. A change counts if it is larger than the
 /// threshold and stands out of the noise.
-fn change(figure: Figure, before: &[f64], after: &[f64], threshold_percent: f64) -> Option<Change> {
+pub(crate) fn change(figure: Figure, before: &[f64], after: &[f64], threshold_percent: f64) -> Option<Change> {
     let (from, to) = (median(before)?, median(after)?);
     if from <= 0.0 || to <= 0.0 {
         return None;

@@ -1,6 +1,7 @@
 //! The flags of the workloads, as etcd's `benchmark` has them.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
@@ -25,6 +26,10 @@ const MOST_TXN_PUTS: u64 = 100_000;
 
 /// How many operations there are when nothing is said, as with etcd's benchmark.
 const DEFAULT_TOTAL: u64 = 10_000;
+
+/// An hour at a rate that any store keeps.
+const SOAK_SECONDS: u64 = 3_600;
+const SOAK_RATE: f64 = 100.0;
 
 /// What every workload has: where to, how much, and what to do with the figures.
 #[derive(clap::Args, Debug, Serialize)]
@@ -55,6 +60,10 @@ pub(crate) struct Load {
     /// measured from when an operation was due [default: as fast as answers come].
     #[arg(long, value_name = "N", value_parser = rate)]
     pub(crate) rate: Option<f64>,
+    /// Look for the highest rate at which 99 % of all operations take no longer, such as 10ms;
+    /// --seconds is for each rate that is tried, and --clients bound what is under way.
+    #[arg(long, value_name = "P99", conflicts_with_all = ["rate", "total", "versus_endpoints", "etcd_compat"])]
+    pub(crate) find_rate: Option<Promise>,
     /// Send everything to the leader.
     #[arg(long)]
     pub(crate) target_leader: bool,
@@ -69,6 +78,33 @@ pub(crate) struct Load {
     #[arg(long, value_name = "FILE.json")]
     #[serde(skip)]
     pub(crate) out: Option<PathBuf>,
+    /// Also write the report there, as a page with plots that needs no other file.
+    #[arg(long, value_name = "FILE.html")]
+    #[serde(skip)]
+    pub(crate) html: Option<PathBuf>,
+}
+
+/// A time that is given as 10ms, 0.5s or 800us.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub(crate) struct Promise(pub(crate) Duration);
+
+impl FromStr for Promise {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let (number, unit) = text.split_at(end);
+        let scale = match unit {
+            "us" | "µs" => 1e-6,
+            "ms" => 1e-3,
+            "s" => 1.0,
+            _ => return Err(format!("{text:?} is not a time such as 10ms, 0.5s or 800us")),
+        };
+        match number.parse::<f64>() {
+            Ok(number) if number > 0.0 && number * scale <= 60.0 => Ok(Self(Duration::from_secs_f64(number * scale))),
+            _ => Err(format!("{text:?} is not a time up to 60s")),
+        }
+    }
 }
 
 fn rate(text: &str) -> Result<f64, String> {
@@ -303,6 +339,13 @@ fn ratio(text: &str) -> Result<f64, String> {
     }
 }
 
+fn mixed(keys: &KeyFlags, read: &ReadFlags, rw_ratio: f64) -> Result<Work> {
+    let value = value(keys.val_size)?;
+    let keys = keys.keys()?;
+    let read = RangeRequest { key: keys.key(0), range_end: keys.end(), ..read.request() };
+    Ok(Work::Mixed { keys, value, read, read_part: rw_ratio / (1.0 + rw_ratio) })
+}
+
 impl Workload for Mixed {
     const NAME: &'static str = "mixed";
 
@@ -311,10 +354,7 @@ impl Workload for Mixed {
     }
 
     fn work(&self) -> Result<Work> {
-        let keys = self.keys.keys()?;
-        let read = RangeRequest { key: keys.key(0), range_end: keys.end(), ..self.read.request() };
-        let read_part = self.rw_ratio / (1.0 + self.rw_ratio);
-        Ok(Work::Mixed { keys, value: value(self.keys.val_size)?, read, read_part })
+        mixed(&self.keys, &self.read, self.rw_ratio)
     }
 
     fn heading(&self) -> &'static str {
@@ -468,5 +508,58 @@ impl Workload for WatchLatency {
     fn plan(&self) -> Plan {
         let plan = self.load.plan();
         Plan { rate: plan.rate.or(Some(self.put_rate)), ..plan }
+    }
+}
+
+#[derive(clap::Args, Debug, Serialize)]
+#[command(after_help = "Examples:
+  quorate bench soak --clients 50 --conns 10 --rate 500 --seconds 3600 --html soak.html
+Exit codes: 0 the end is as fast as the beginning; 2 it is slower, or operations failed.")]
+pub(crate) struct Soak {
+    /// How many transactions read for each that writes.
+    #[arg(long, default_value_t = 4.0, value_name = "R", value_parser = ratio)]
+    rw_ratio: f64,
+    #[command(flatten)]
+    #[serde(flatten)]
+    keys: KeyFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    read: ReadFlags,
+    #[command(flatten)]
+    #[serde(flatten)]
+    load: Load,
+}
+
+impl Workload for Soak {
+    const NAME: &'static str = "soak";
+
+    fn load(&self) -> &Load {
+        &self.load
+    }
+
+    fn work(&self) -> Result<Work> {
+        mixed(&self.keys, &self.read, self.rw_ratio)
+    }
+
+    fn plan(&self) -> Plan {
+        let load = &self.load;
+        let seconds = load.seconds.or(load.total.is_none().then_some(SOAK_SECONDS));
+        Plan { total: load.total, duration: seconds.map(Duration::from_secs), rate: load.rate.or(Some(SOAK_RATE)) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn promises_are_times_with_a_unit() {
+        let parsed = |text: &str| text.parse::<Promise>().ok().map(|promise| promise.0);
+        for (text, micros) in [("10ms", 10_000), ("0.5s", 500_000), ("800us", 800), ("1.5ms", 1_500)] {
+            assert_eq!(parsed(text), Some(Duration::from_micros(micros)), "{text}");
+        }
+        for bad in ["", "10", "ms", "0ms", "-1ms", "61s", "1e3ms", "1m", "..ms"] {
+            assert_eq!(parsed(bad), None, "{bad}");
+        }
     }
 }

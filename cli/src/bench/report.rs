@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 
 use super::environment::Environment;
 use super::run::Run;
+use super::soak::Drift;
 use super::target::Server;
 use crate::output;
 
@@ -29,6 +30,12 @@ pub(crate) struct Report {
     /// The first cluster's figures divided by the second's, pair by pair.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) ratios: Vec<Ratio>,
+    /// What a search for a rate found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) search: Option<Found>,
+    /// What a soak found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) drift: Option<Drift>,
     /// Somebody stopped it before its end.
     pub(crate) interrupted: bool,
 }
@@ -37,6 +44,13 @@ pub(crate) struct Report {
 pub(crate) struct Cluster {
     pub(crate) name: String,
     pub(crate) servers: Vec<Server>,
+}
+
+/// The highest rate that kept a promise, if any did.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Found {
+    pub(crate) p99_ms: f64,
+    pub(crate) rate: Option<f64>,
 }
 
 /// How two clusters compare in one figure.
@@ -117,6 +131,8 @@ impl Report {
             settings,
             environment,
             ratios: ratios(&runs),
+            search: None,
+            drift: None,
             clusters,
             runs,
             interrupted,
@@ -140,7 +156,7 @@ impl Report {
             format!("{} (etcd v3 contract {})", cluster.name, versions.into_iter().collect::<Vec<_>>().join(", "))
         });
         let _ = writeln!(out, "{}: {}", self.workload, clusters.collect::<Vec<_>>().join(" against "));
-        let header = ["CLUSTER", "KIND", "COUNT", "RATE/S", "P50", "P90", "P99", "P99.9", "MAX", "ERRORS"];
+        let header = ["CLUSTER", "KIND", "COUNT", "DUE/S", "RATE/S", "P50", "P90", "P99", "P99.9", "MAX", "ERRORS"];
         let rows = self.runs.iter().flat_map(|run| {
             run.measured.kinds.iter().enumerate().map(|(place, kind)| {
                 let latency = kind.latency_ms;
@@ -149,6 +165,7 @@ impl Report {
                     self.clusters[run.cluster].name.clone(),
                     kind.name.clone(),
                     kind.count.to_string(),
+                    run.rate_due.map_or_else(|| "-".to_owned(), |due| format!("{due:.0}")),
                     format!("{:.0}", kind.rate),
                 ];
                 row.extend(times);
@@ -183,6 +200,18 @@ impl Report {
                 vec![ratio.figure.name().to_owned(), format!("{:.2}×", ratio.median), pairs.join(" ")]
             });
             out.push_str(&output::columns(&["FIGURE", "MEDIAN", "PAIRS"], rows));
+        }
+        match self.search {
+            Some(Found { p99_ms, rate: Some(rate) }) => {
+                let _ = writeln!(out, "Up to {rate:.0}/s, 99 % take no longer than {}.", milliseconds(p99_ms));
+            }
+            Some(Found { p99_ms, rate: None }) => {
+                let _ = writeln!(out, "At no rate do 99 % take no longer than {}.", milliseconds(p99_ms));
+            }
+            None => {}
+        }
+        if let Some(drift) = &self.drift {
+            out.push_str(&drift.text());
         }
         if self.interrupted {
             out.push_str("Stopped before its end: the figures are of what ran until then.\n");
@@ -245,7 +274,7 @@ mod tests {
             pair,
             measured: Measured { rate, ..Measured::default() },
             servers: Cost { cpu_micros: cpu, ..Cost::default() },
-            client_cpu_micros: None,
+            ..Run::default()
         }
     }
 

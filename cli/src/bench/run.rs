@@ -10,7 +10,8 @@ use tokio::time::{self, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::pace::{Pace, Plan};
-use super::recorder::{Measured, Recorder};
+use super::recorder::{Measured, Recorder, millis};
+use super::search::REACHED;
 use super::servers::{Cost, Readings};
 use super::target::Target;
 use super::watch::Watches;
@@ -33,6 +34,9 @@ pub(crate) struct Run {
     /// Which of the report's clusters, and in which pair of runs.
     pub(crate) cluster: usize,
     pub(crate) pair: usize,
+    /// Operations that were due in a second, in an open loop.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) rate_due: Option<f64>,
     #[serde(flatten)]
     pub(crate) measured: Measured,
     /// What an operation cost the servers; what they do not tell is null.
@@ -53,7 +57,6 @@ pub(crate) async fn run(
     told: &str,
     stop: &CancellationToken,
 ) -> Result<Run> {
-    target.warm_up().await?;
     work.prepare(target).await?;
     let load = Load::open(target, work, clients).await?;
     let recorder = Arc::new(work.recorder());
@@ -85,7 +88,20 @@ pub(crate) async fn run(
     #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let client_cpu_micros = spent.map(|seconds| seconds * 1e6 / measured.operations.max(1) as f64);
     let servers = before.until(&after, measured.operations, &target.servers);
-    Ok(Run { measured, servers, client_cpu_micros, ..Run::default() })
+    Ok(Run { rate_due: plan.rate, measured, servers, client_cpu_micros, ..Run::default() })
+}
+
+impl Run {
+    /// Whether the servers kept up with what was due, without a failure, and 99 % of all
+    /// operations took no longer than `p99`.
+    pub(crate) fn keeps(&self, p99: Duration) -> bool {
+        // Where watchers count, it is the writes that are due.
+        let writes = self.measured.kinds.iter().find(|kind| kind.name == "put");
+        let done = writes.map_or(self.measured.rate, |kind| kind.rate);
+        let reached = self.rate_due.is_none_or(|due| done >= due * REACHED);
+        let kept = self.measured.kinds.iter().all(|kind| kind.latency_ms.p99 <= millis(p99));
+        reached && kept && self.measured.failed() == 0
+    }
 }
 
 /// What the servers hold now.

@@ -1,12 +1,13 @@
 //! A cluster under load: the ways to it, and who its members are.
 
 use anyhow::{Context, Result, ensure};
-use quorate_proto::etcd::kv_client::KvClient;
-use quorate_proto::etcd::{PutRequest, RangeRequest};
+use quorate_proto::etcd::{PutRequest, PutResponse, RangeRequest, RangeResponse};
 use serde::{Deserialize, Serialize};
+use tokio::sync::OnceCell;
 
 use super::keys::{Keys, value};
 use super::servers::{self, Program};
+use super::wire::{Method, Wire};
 use crate::endpoints::{self, Connection, Endpoints, Service};
 use crate::members;
 
@@ -20,6 +21,9 @@ const FILLERS: usize = 64;
 pub(crate) struct Target {
     pub(crate) endpoints: Endpoints,
     connections: Vec<Connection>,
+    /// The same number once more, for calls that are counted in microseconds; opened when
+    /// they are needed.
+    wires: Vec<OnceCell<Wire>>,
     pub(crate) servers: Vec<Server>,
 }
 
@@ -65,7 +69,8 @@ impl Target {
         };
         let cycled: Vec<String> = urls.iter().cycle().take(number).cloned().collect();
         let connections = endpoints.towards(&cycled, &known)?;
-        Ok(Self { endpoints: endpoints.clone(), connections, servers })
+        let wires = connections.iter().map(|_| OnceCell::new()).collect();
+        Ok(Self { endpoints: endpoints.clone(), connections, wires, servers })
     }
 
     /// The connection of a client: clients are spread over all of them.
@@ -77,8 +82,14 @@ impl Target {
         self.connection(client).service()
     }
 
-    pub(crate) fn kv(&self, client: usize) -> KvClient<Service> {
-        KvClient::new(self.service(client)).max_decoding_message_size(usize::MAX)
+    /// The client's own hold on its connection.
+    ///
+    /// # Errors
+    /// When the connection cannot be opened.
+    pub(crate) async fn wire(&self, client: usize) -> Result<Wire> {
+        let place = client % self.wires.len();
+        let open = || Wire::open(&self.endpoints, &self.connections[place]);
+        self.wires[place].get_or_try_init(open).await.cloned()
     }
 
     /// What the report calls this cluster.
@@ -90,22 +101,6 @@ impl Target {
         }
     }
 
-    /// Opens every connection, so that none is opened in the time that is measured.
-    ///
-    /// # Errors
-    /// When a member cannot be reached.
-    pub(crate) async fn warm_up(&self) -> Result<()> {
-        let opened = self.connections.iter().map(async |connection| {
-            let mut kv = KvClient::new(connection.service());
-            let request = RangeRequest { key: "b".into(), serializable: true, ..RangeRequest::default() };
-            connection
-                .answer(kv.range(request))
-                .await
-                .map_err(|status| endpoints::refusal(&status).context(format!("{} does not serve", connection.url)))
-        });
-        futures::future::try_join_all(opened).await.map(|_| ())
-    }
-
     /// Writes the keys of a key space that are not all there yet.
     ///
     /// # Errors
@@ -114,18 +109,19 @@ impl Target {
         let all = RangeRequest { key: keys.key(0), range_end: keys.end(), count_only: true, ..RangeRequest::default() };
         let first = RangeRequest { key: keys.key(0), ..RangeRequest::default() };
         let refused = |status| endpoints::refusal(&status).context("the keys to be read cannot be written");
-        let count = self.kv(0).range(all).await.map_err(refused)?.into_inner().count;
-        let found = self.kv(0).range(first).await.map_err(refused)?.into_inner();
+        let mut wire = self.wire(0).await?;
+        let count = wire.call::<RangeResponse>(Method::Range, &all).await.map_err(refused)?.count;
+        let found: RangeResponse = wire.call(Method::Range, &first).await.map_err(refused)?;
         let size = found.kvs.first().map(|pair| pair.value.len());
         if u64::try_from(count).is_ok_and(|count| count == keys.number) && size == Some(value_size) {
             return Ok(());
         }
         let value = value(value_size)?;
         let fillers = (0..FILLERS).map(async |filler| {
-            let mut kv = self.kv(filler);
+            let mut wire = self.wire(filler).await?;
             for number in (filler as u64..keys.number).step_by(FILLERS) {
                 let request = PutRequest { key: keys.key(number), value: value.clone(), ..PutRequest::default() };
-                kv.put(request).await.map_err(refused)?;
+                wire.call::<PutResponse>(Method::Put, &request).await.map_err(refused)?;
             }
             Ok(())
         });

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
 use futures::channel::mpsc;
 use quorate_proto::etcd::watch_client::WatchClient;
-use quorate_proto::etcd::{WatchCreateRequest, WatchRequest, WatchResponse, watch_request};
+use quorate_proto::etcd::{PutResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
 use tonic::{Status, Streaming};
@@ -18,6 +18,7 @@ use super::keys::Keys;
 use super::pace::Pace;
 use super::recorder::Recorder;
 use super::target::Target;
+use super::wire::Method;
 use super::work::put;
 
 /// The bytes of a value that say when it was written.
@@ -119,11 +120,13 @@ impl Watches {
             listeners.spawn(listen(answers, begin, Arc::clone(recorder), Arc::clone(&delivered)));
         }
         let expected = AtomicU64::new(0);
-        let writers = (0..clients).map(async |client| {
-            let mut kv = target.kv(client);
+        let wires = (0..clients).map(|client| target.wire(client));
+        let wires = futures::future::try_join_all(wires).await?;
+        let writers = wires.into_iter().map(async |mut wire| {
             while let Some(turn) = pace.turn().await {
                 let key = turn.number % work.keys.number;
-                match kv.put(put(work.keys.key(key), &work.value(begin, turn.began))).await {
+                let request = put(work.keys.key(key), &work.value(begin, turn.began));
+                match wire.call::<PutResponse>(Method::Put, &request).await {
                     Ok(_) => {
                         recorder.succeeded(PUT, turn.began.elapsed());
                         expected.fetch_add(work.watchers_of(key), Ordering::Relaxed);

@@ -3,20 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use bytes::{BufMut, Bytes, BytesMut};
-use http_body_util::{BodyExt, Full};
-use prost::Message;
-use quorate_proto::etcd::kv_client::KvClient;
-use quorate_proto::etcd::{PutRequest, RangeRequest, RequestOp, TxnRequest, request_op};
+use bytes::Bytes;
+use quorate_proto::etcd::{
+    PutRequest, PutResponse, RangeRequest, RangeResponse, RequestOp, TxnRequest, TxnResponse, request_op,
+};
 use tonic::Status;
-use tower::ServiceExt;
 
 use super::keys::{Keys, Random};
 use super::lease;
 use super::recorder::Recorder;
 use super::target::Target;
 use super::watch;
-use crate::endpoints::Service;
+use super::wire::{Method, Wire};
 
 /// A workload; its clients share it.
 #[derive(Clone, Debug)]
@@ -92,8 +90,7 @@ impl Work {
 /// One client of a workload.
 pub(crate) struct Client {
     work: Arc<Work>,
-    kv: KvClient<Service>,
-    service: Service,
+    wire: Wire,
     random: Random,
     lease: Option<lease::Client>,
 }
@@ -110,8 +107,7 @@ impl Client {
         };
         Ok(Self {
             work: Arc::clone(work),
-            kv: target.kv(number),
-            service: target.service(number),
+            wire: target.wire(number).await?,
             random: Random::new(number as u64 + 1),
             lease,
         })
@@ -122,19 +118,20 @@ impl Client {
         match &*self.work {
             Work::Put { keys, value } => {
                 let request = put(keys.of_turn(number, &mut self.random), value);
-                self.kv.put(request).await.map(|_| 0)
+                self.wire.call(Method::Put, &request).await.map(|_: PutResponse| 0)
             }
             Work::Range { keys, request, .. } => {
                 let request = RangeRequest { key: keys.of_turn(number, &mut self.random), ..request.clone() };
-                self.kv.range(request).await.map(|_| 0)
+                self.wire.call(Method::Range, &request).await.map(|_: RangeResponse| 0)
             }
-            Work::RangeOf(request) => self.kv.range(request.clone()).await.map(|_| 0),
+            Work::RangeOf(request) => self.wire.call(Method::Range, request).await.map(|_: RangeResponse| 0),
             Work::Txn { keys, value, puts } => {
                 // One transaction writes no key twice.
                 let first = number * puts;
                 let keys = (first..first + puts).map(|number| keys.key(number % keys.number));
                 let success = keys.map(|key| operation(request_op::Request::RequestPut(put(key, value)))).collect();
-                self.kv.txn(TxnRequest { success, ..TxnRequest::default() }).await.map(|_| 0)
+                let request = TxnRequest { success, ..TxnRequest::default() };
+                self.wire.call(Method::Txn, &request).await.map(|_: TxnResponse| 0)
             }
             Work::Mixed { keys, value, read, read_part } => {
                 let reads = self.random.chance(*read_part);
@@ -143,9 +140,9 @@ impl Client {
                     false => request_op::Request::RequestPut(put(keys.of_turn(number, &mut self.random), value)),
                 };
                 let request = TxnRequest { success: vec![operation(request)], ..TxnRequest::default() };
-                self.kv.txn(request).await.map(|_| if reads { READ } else { WRITE })
+                self.wire.call(Method::Txn, &request).await.map(|_: TxnResponse| if reads { READ } else { WRITE })
             }
-            Work::List { request, .. } => list(self.service.clone(), request).await.map(|_| 0),
+            Work::List { request, .. } => self.wire.count(Method::Range, request).await.map(|_| 0),
             Work::Lease { .. } => match &mut self.lease {
                 Some(lease) => lease.keep_alive().await.map(|()| 0),
                 None => Err(Status::internal("a client without leases")),
@@ -173,39 +170,6 @@ fn operation(request: request_op::Request) -> RequestOp {
 /// How many of `all` things client `number` of `clients` has; each has one at least.
 fn share(all: usize, number: usize, clients: usize) -> usize {
     (all / clients + usize::from(number < all % clients)).max(1)
-}
-
-/// Reads a list and forgets it at once, so that the client needs no memory for it.
-async fn list(service: Service, request: &RangeRequest) -> Result<usize, Status> {
-    const UNCOMPRESSED: u8 = 0;
-    let mut message = BytesMut::with_capacity(request.encoded_len() + 5);
-    message.put_u8(UNCOMPRESSED);
-    message.put_u32(u32::try_from(request.encoded_len()).map_err(|_| Status::internal("a request of gigabytes"))?);
-    request.encode(&mut message).map_err(|error| Status::internal(error.to_string()))?;
-    let body = tonic::body::Body::new(Full::new(message.freeze()).map_err(|never| match never {}));
-    let request = http::Request::post("/etcdserverpb.KV/Range")
-        .header(http::header::CONTENT_TYPE, "application/grpc")
-        .header(http::header::TE, "trailers")
-        .body(body)
-        .map_err(|error| Status::internal(error.to_string()))?;
-    let broken = |error: &dyn std::fmt::Display| Status::unavailable(error.to_string());
-    let response = service.oneshot(request).await.map_err(|error| broken(&error))?;
-    // A call that is refused at once has no body.
-    let mut status = Status::from_header_map(response.headers());
-    let mut body = response.into_body();
-    let mut bytes = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| broken(&error))?;
-        bytes += frame.data_ref().map_or(0, Bytes::len);
-        if let Some(trailers) = frame.trailers_ref() {
-            status = Status::from_header_map(trailers);
-        }
-    }
-    match status {
-        Some(status) if status.code() == tonic::Code::Ok => Ok(bytes),
-        Some(status) => Err(status),
-        None => Err(Status::unavailable("the answer ends without a status")),
-    }
 }
 
 #[cfg(test)]
