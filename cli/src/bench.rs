@@ -10,6 +10,7 @@ mod flags;
 mod histogram;
 mod html;
 mod keys;
+mod large;
 mod lease;
 mod pace;
 mod recorder;

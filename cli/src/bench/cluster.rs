@@ -4,11 +4,13 @@
 use std::fs::File;
 use std::net::SocketAddr;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use quorate_proto::etcd::RangeRequest;
 use quorate_proto::etcd::kv_client::KvClient;
 use quorate_transport::loopback::free_address;
@@ -23,7 +25,10 @@ use crate::endpoints::Endpoints;
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// The pause between two looks at a member that starts.
-const START_LOOK: Duration = Duration::from_millis(100);
+const START_LOOK: Duration = Duration::from_millis(20);
+
+/// How long a member may take to end.
+const END_PATIENCE: Duration = Duration::from_secs(60);
 
 /// What of a log is told when a member does not start.
 const LOG_LINES: usize = 8;
@@ -38,6 +43,18 @@ pub(crate) struct OwnCluster {
 struct Member {
     process: Child,
     url: String,
+    place: Place,
+}
+
+/// What a member is started with, the first time and again.
+#[derive(Clone)]
+struct Place {
+    program: Vec<String>,
+    name: String,
+    client: SocketAddr,
+    peer: SocketAddr,
+    initial: String,
+    folder: PathBuf,
 }
 
 impl Drop for Member {
@@ -57,23 +74,59 @@ impl OwnCluster {
     pub(crate) async fn start(program: &[String], size: usize, parent: &Path) -> Result<Self> {
         let cannot = || format!("cannot write in {}", parent.display());
         let folder = tempfile::Builder::new().prefix("quorate-bench-").tempdir_in(parent).with_context(cannot)?;
-        let places: Vec<(String, SocketAddr, SocketAddr)> =
-            (1..=size).map(|number| (format!("m{number}"), free_address(), free_address())).collect();
-        let initial: Vec<String> = places.iter().map(|(name, _, peer)| format!("{name}=http://{peer}")).collect();
-        let mut members = Vec::with_capacity(size);
-        for (name, client, peer) in &places {
-            members.push(start(program, name, [*client, *peer], &initial.join(","), folder.path())?);
+        let mut places: Vec<Place> = (1..=size)
+            .map(|number| Place {
+                program: program.to_vec(),
+                name: format!("m{number}"),
+                client: free_address(),
+                peer: free_address(),
+                initial: String::new(),
+                folder: folder.path().to_owned(),
+            })
+            .collect();
+        let initial: Vec<String> = places.iter().map(|place| format!("{}=http://{}", place.name, place.peer)).collect();
+        places.iter_mut().for_each(|place| place.initial = initial.join(","));
+        let members = places.into_iter().map(start).collect::<Result<Vec<Member>>>()?;
+        let mut cluster = Self { members, _folder: folder };
+        cluster.wait_until_serving().await?;
+        Ok(cluster)
+    }
+
+    /// Ends every member as a service manager does, starts all again, and tells how long it
+    /// took from then until all of them serve.
+    ///
+    /// # Errors
+    /// When one does not end or does not start.
+    pub(crate) async fn restart(&mut self) -> Result<Duration> {
+        for member in &mut self.members {
+            kill(Pid::from_raw(member.process.id().cast_signed()), Signal::SIGTERM).context("cannot end a member")?;
         }
-        for (member, (name, ..)) in members.iter_mut().zip(&places) {
-            let log = folder.path().join(format!("{name}.log"));
+        let deadline = Instant::now() + END_PATIENCE;
+        for member in &mut self.members {
+            while member.process.try_wait().context("cannot ask for a process")?.is_none() {
+                ensure!(Instant::now() < deadline, "{} does not end within {END_PATIENCE:?}", member.place.name);
+                time::sleep(START_LOOK).await;
+            }
+        }
+        let begin = Instant::now();
+        for member in &mut self.members {
+            *member = start(member.place.clone())?;
+        }
+        self.wait_until_serving().await?;
+        Ok(begin.elapsed())
+    }
+
+    async fn wait_until_serving(&mut self) -> Result<()> {
+        for member in &mut self.members {
+            let (name, log) = (member.place.name.clone(), member.place.log());
             wait_until_serving(member).await.with_context(|| {
                 let text = std::fs::read_to_string(&log).unwrap_or_default();
                 let lines: Vec<&str> = text.lines().collect();
                 let end = lines[lines.len().saturating_sub(LOG_LINES)..].join("\n");
-                format!("{} {name} does not start:\n{end}\n", program.join(" "))
+                format!("{name} does not start:\n{end}\n")
             })?;
         }
-        Ok(Self { members, _folder: folder })
+        Ok(())
     }
 
     /// Connects to all members.
@@ -115,21 +168,22 @@ impl OwnCluster {
     }
 }
 
-fn start(
-    program: &[String],
-    name: &str,
-    [client, peer]: [SocketAddr; 2],
-    initial: &str,
-    folder: &Path,
-) -> Result<Member> {
-    let [file, arguments @ ..] = program else { bail!("no program is named") };
-    let (url, peer_url) = (format!("http://{client}"), format!("http://{peer}"));
-    let log = File::create(folder.join(format!("{name}.log"))).context("cannot create a log")?;
+impl Place {
+    fn log(&self) -> PathBuf {
+        self.folder.join(format!("{}.log", self.name))
+    }
+}
+
+fn start(place: Place) -> Result<Member> {
+    let [file, arguments @ ..] = place.program.as_slice() else { bail!("no program is named") };
+    let (url, peer_url) = (format!("http://{}", place.client), format!("http://{}", place.peer));
+    let log = File::options().create(true).append(true).open(place.log()).context("cannot create a log")?;
     let process = Command::new(file)
         .args(arguments)
-        .args(["--name", name, "--initial-cluster", initial, "--initial-cluster-token", "quorate-bench"])
+        .args(["--name", &place.name, "--initial-cluster", &place.initial])
+        .args(["--initial-cluster-token", "quorate-bench"])
         .arg("--data-dir")
-        .arg(folder.join(name))
+        .arg(place.folder.join(&place.name))
         .args(["--listen-client-urls", &url, "--advertise-client-urls", &url])
         .args(["--listen-peer-urls", &peer_url, "--initial-advertise-peer-urls", &peer_url])
         .stdin(Stdio::null())
@@ -139,7 +193,7 @@ fn start(
         .process_group(0)
         .spawn()
         .with_context(|| format!("cannot run {file}: install it, or name another"))?;
-    Ok(Member { process, url })
+    Ok(Member { process, url, place })
 }
 
 async fn wait_until_serving(member: &mut Member) -> Result<()> {

@@ -8,6 +8,8 @@ use super::disk::DiskTimes;
 pub(crate) struct Environment {
     /// Of this program.
     pub(crate) quorate: String,
+    /// It was not compiled for speed: a Quorate of the same file is slower than it can be.
+    pub(crate) debug_build: bool,
     pub(crate) kernel: String,
     pub(crate) cpu: String,
     pub(crate) cpus: usize,
@@ -23,6 +25,7 @@ impl Environment {
             |text: Option<String>| text.filter(|text| !text.is_empty()).unwrap_or_else(|| "not known".to_owned());
         Self {
             quorate: env!("CARGO_PKG_VERSION").to_owned(),
+            debug_build: cfg!(debug_assertions),
             kernel: known(Some(read("/proc/sys/kernel/osrelease").trim().to_owned())),
             cpu: known(cpu_model(&read("/proc/cpuinfo"))),
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
@@ -45,7 +48,8 @@ impl Environment {
             Some(DiskTimes { p50_ms, p99_ms, .. }) => format!("fdatasync p50 {p50_ms:.2} ms, p99 {p99_ms:.2} ms"),
             None => "the servers' disk is not known".to_owned(),
         };
-        format!("{}, {disk}, quorate {}", self.machine(), self.quorate)
+        let debug = if self.debug_build { ", a DEBUG BUILD: not as fast as a release" } else { "" };
+        format!("{}, {disk}, quorate {}{debug}", self.machine(), self.quorate)
     }
 }
 

@@ -296,6 +296,19 @@ mod tests {
     }
 
     #[test]
+    fn a_report_is_read_again_unless_it_is_none() {
+        let clusters = vec![Cluster { name: "quorate".to_owned(), servers: Vec::new() }];
+        let environment = Environment::of_this_machine(None);
+        let report = Report::new("put", Map::new(), environment, clusters, vec![run(0, 0, 5.0, None)], false);
+        let text = serde_json::to_string(&report).unwrap();
+        let read = Report::parse(&text).unwrap();
+        assert_eq!((read.workload.as_str(), read.runs[0].measured.rate), ("put", 5.0));
+        assert!(Report::parse("{}").is_err());
+        assert!(Report::parse(&text.replace(SCHEMA, "quorate-bench/0")).is_err());
+        assert!(Report::parse(&text.replace("\"cluster\":0", "\"cluster\":1")).is_err());
+    }
+
+    #[test]
     fn medians() {
         for (values, expected) in
             [(&[][..], None), (&[3.0], Some(3.0)), (&[4.0, 1.0], Some(2.5)), (&[9.0, 1.0, 2.0], Some(2.0))]

@@ -57,8 +57,14 @@ pub(crate) async fn run(
     told: &str,
     stop: &CancellationToken,
 ) -> Result<Run> {
-    work.prepare(target).await?;
-    let load = Load::open(target, work, clients).await?;
+    let opened = async {
+        work.prepare(target).await?;
+        Load::open(target, work, clients).await
+    };
+    let load = tokio::select! {
+        load = opened => load?,
+        () = stop.cancelled() => return Ok(Run::default()),
+    };
     let recorder = Arc::new(work.recorder());
     let before = Readings::take(&target.endpoints, &target.servers).await;
     let (begin, cpu) = (Instant::now(), cpu_seconds());
@@ -175,4 +181,29 @@ fn cpu_seconds() -> Option<f64> {
     let mut fields = rest.split_whitespace().skip(11);
     let ticks = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
     Some(ticks / TICKS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::recorder::{Kind, Latency};
+    use super::*;
+
+    #[test]
+    fn a_promise_is_kept_at_the_rate_that_was_due() {
+        let run = |rate: f64, p99: f64, failed: u64| {
+            let latency_ms = Latency { p99, ..Latency::default() };
+            let kinds = vec![Kind { name: "put".to_owned(), rate, latency_ms, ..Kind::default() }];
+            let errors = (0..failed).map(|_| ("gone".to_owned(), failed)).collect();
+            Run {
+                rate_due: Some(1_000.0),
+                measured: Measured { rate, kinds, errors, ..Measured::default() },
+                ..Run::default()
+            }
+        };
+        let promise = Duration::from_millis(10);
+        assert!(run(999.0, 10.0, 0).keeps(promise));
+        assert!(!run(999.0, 10.1, 0).keeps(promise), "too slow");
+        assert!(!run(900.0, 1.0, 0).keeps(promise), "the servers did not keep up");
+        assert!(!run(999.0, 1.0, 1).keeps(promise), "an operation failed");
+    }
 }

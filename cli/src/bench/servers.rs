@@ -76,6 +76,8 @@ impl Readings {
         let per_operation = |spent: f64| (operations > 0).then(|| spent / operations as f64);
         let spent = |of: fn(&Reading) -> Option<f64>| {
             let differences = self.0.iter().zip(&later.0).map(|(before, after)| Some(of(after)? - of(before)?));
+            // A server that was started anew counts from zero.
+            let differences = differences.map(|difference| difference.filter(|spent| *spent >= 0.0));
             differences.sum::<Option<f64>>().filter(|_| !servers.is_empty()).and_then(per_operation)
         };
         let leader = servers.iter().position(|server| server.leader);
@@ -161,6 +163,8 @@ mod tests {
         let silent = Readings(vec![at(1.5, 9.0), Reading::default()]);
         assert_eq!(before.until(&silent, 1_000, &servers).cpu_micros, None);
         assert_eq!(before.until(&after, 0, &servers).cpu_micros, None);
+        let started_anew = Readings(vec![at(1.5, 9.0), at(0.1, 7.0)]);
+        assert_eq!(before.until(&started_anew, 1_000, &servers).cpu_micros, None);
         assert_eq!(Readings(Vec::new()).until(&Readings(Vec::new()), 1, &[]).cpu_micros, None);
     }
 }

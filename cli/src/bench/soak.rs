@@ -66,3 +66,41 @@ impl Drift {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Map;
+
+    use super::super::environment::Environment;
+    use super::super::recorder::Measured;
+    use super::super::run::Run;
+    use super::*;
+
+    fn found(p99s: &[f64], errors: u64) -> (bool, String) {
+        let sample = |(second, p99): (u32, &f64)| Sample {
+            second: f64::from(second),
+            rate: 100.0,
+            p99_ms: Some(*p99),
+            errors: 0,
+        };
+        let timeline = (1..).zip(p99s).map(sample).collect();
+        let errors = if errors == 0 { BTreeMap::new() } else { BTreeMap::from([("gone".to_owned(), errors)]) };
+        let run = Run { measured: Measured { timeline, errors, ..Measured::default() }, ..Run::default() };
+        let environment = Environment::of_this_machine(None);
+        let drift = drift(&Report::new("soak", Map::new(), environment, Vec::new(), vec![run], false));
+        (drift.steady, drift.text())
+    }
+
+    #[test]
+    fn the_end_is_compared_with_the_beginning() {
+        let steady = [1.0, 1.1, 0.9, 1.0].repeat(10);
+        assert!(found(&steady, 0).0);
+        assert!(!found(&steady, 3).0 && found(&steady, 3).1.contains("3 operations failed"));
+        let slower: Vec<f64> =
+            steady.iter().enumerate().map(|(at, p99)| if at >= 30 { p99 * 2.0 } else { *p99 }).collect();
+        assert!(!found(&slower, 0).0 && found(&slower, 0).1.contains("slower"));
+        assert!(found(&[1.0, 9.0], 0).1.contains("Too short"));
+    }
+}

@@ -13,34 +13,23 @@ use tokio_util::sync::CancellationToken;
 
 use super::cluster::OwnCluster;
 use super::environment::Environment;
-use super::keys::Keys;
+use super::large::Sizes;
 use super::pace::Plan;
 use super::report::{Cluster, Figure, Report, median};
 use super::rows::{Row, rows};
 use super::run::{self, Run};
-use super::work::Work;
 use super::{disk, write};
 use crate::output::{self, Format};
 
 /// Clusters of more members do not become faster, and machines have few cores.
 const MOST_MEMBERS: usize = 7;
 
-/// The row of memory: values of so many bytes, and what of etcd's memory is enough.
-const MEMORY_VALUE_BYTES: usize = 1_000;
-const MEMORY_TARGET: f64 = 0.35;
-
-/// The row of lists: what one key holds, who lists, and by how much a server may grow.
-const LIST_VALUE_BYTES: usize = 10_000;
-const LIST_CLIENTS: usize = 10;
-const LIST_GROWTH_BYTES: f64 = (64 << 20) as f64;
-
-const MEBIBYTE: f64 = (1 << 20) as f64;
-
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   quorate bench table
   quorate bench table --members 3 --pairs 7 --seconds 10 --data-dir /var/lib --out table.json
   quorate bench table --members 1 --only put --memory-keys 1000000 --list-bytes 1GiB
+  quorate bench table --members 1 --only put --restart-bytes 10GiB --disk-bytes 100GiB --data-dir /var/lib
 Each cell is the median of all turns, and RATIO the median of the ratios within the pairs.
 Exit codes: 0 every target is met; 2 one is not; 1 the table could not be made.")]
 pub(crate) struct Arguments {
@@ -63,12 +52,8 @@ pub(crate) struct Arguments {
     /// temporary files].
     #[arg(long, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// Also write so many keys of 1 KB, and compare the memory of the leaders.
-    #[arg(long, value_name = "N")]
-    memory_keys: Option<u64>,
-    /// Also have 10 clients list so much at once, and compare by how much the servers grow.
-    #[arg(long, value_name = "BYTES", value_parser = crate::store::parse_size)]
-    list_bytes: Option<u64>,
+    #[command(flatten)]
+    sizes: Sizes,
     #[arg(short, long, value_enum, default_value_t = Format::Table)]
     output: Format,
     /// Also write the table there, as JSON.
@@ -87,16 +72,28 @@ struct Table {
 
 /// One figure of one row.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-struct Line {
+pub(crate) struct Line {
     members: usize,
     row: String,
     figure: &'static str,
     quorate: f64,
     etcd: f64,
     /// Quorate's divided by etcd's.
-    ratio: f64,
+    pub(crate) ratio: f64,
     target: String,
     met: bool,
+}
+
+impl Line {
+    /// A row's figure of both clusters, without a target yet.
+    pub(crate) fn of(row: &str, figure: &'static str, [quorate, etcd]: [f64; 2]) -> Self {
+        let (row, ratio) = (row.to_owned(), quorate / etcd);
+        Self { members: 0, row, figure, quorate, etcd, ratio, target: String::new(), met: false }
+    }
+
+    pub(crate) fn with_target(self, target: String, met: bool) -> Self {
+        Self { target, met, ..self }
+    }
 }
 
 pub(crate) async fn run(arguments: Arguments, stop: CancellationToken) -> Result<u8> {
@@ -140,10 +137,10 @@ impl Size<'_> {
     async fn measure(&self, table: &mut Table, stop: &CancellationToken) -> Result<()> {
         let wanted = |row: &Row| self.arguments.only.as_ref().is_none_or(|only| row.name.contains(only));
         let rows: Vec<Row> = rows(self.members)?.into_iter().filter(wanted).collect();
-        if rows.is_empty() && self.arguments.memory_keys.is_none() && self.arguments.list_bytes.is_none() {
+        if rows.is_empty() && !self.arguments.sizes.any() {
             return Ok(());
         }
-        let clusters = tokio::select! {
+        let mut clusters = tokio::select! {
             clusters = self.start() => clusters?,
             () = stop.cancelled() => return Ok(()),
         };
@@ -155,19 +152,13 @@ impl Size<'_> {
                 return Ok(());
             }
         }
-        let large = async {
-            if let Some(keys) = self.arguments.memory_keys {
-                table.lines.push(self.memory(keys, &clusters).await?);
-            }
-            if let Some(bytes) = self.arguments.list_bytes {
-                table.lines.push(self.lists(bytes, &clusters, stop).await?);
-            }
-            Ok(())
+        let turn = Duration::from_secs(self.arguments.seconds);
+        let large = tokio::select! {
+            lines = self.arguments.sizes.lines(&mut clusters, turn, stop) => lines?,
+            () = stop.cancelled() => Vec::new(),
         };
-        tokio::select! {
-            done = large => done,
-            () = stop.cancelled() => Ok(()),
-        }
+        table.lines.extend(large.into_iter().map(|line| Line { members: self.members, ..line }));
+        Ok(())
     }
 
     /// Quorate's cluster and etcd's.
@@ -176,7 +167,9 @@ impl Size<'_> {
         let own = std::env::current_exe().context("cannot find this program's own file")?;
         let own = vec![own.display().to_string(), "store".to_owned()];
         let quorate = OwnCluster::start(&own, self.members, &self.parent).await?;
-        let etcd = OwnCluster::start(std::slice::from_ref(&self.arguments.versus), self.members, &self.parent).await?;
+        // As Quorate, without a limit for what is stored.
+        let etcd = vec![self.arguments.versus.clone(), "--quota-backend-bytes=-1".to_owned()];
+        let etcd = OwnCluster::start(&etcd, self.members, &self.parent).await?;
         Ok([quorate, etcd])
     }
 
@@ -226,67 +219,6 @@ impl Size<'_> {
             met,
         })
     }
-
-    async fn memory(&self, number: u64, clusters: &[OwnCluster; 2]) -> Result<Line> {
-        // Their size tells them from the keys of the other rows.
-        let keys = Keys::new(16, number, true)?;
-        let mut held = [0.0; 2];
-        for (cluster, held) in clusters.iter().zip(&mut held) {
-            let target = cluster.target(10).await?;
-            eprintln!("memory: writing {number} keys to {}", target.name());
-            target.fill(&keys, MEMORY_VALUE_BYTES).await?;
-            let cost = run::cost_now(&target).await;
-            *held = cost.leader_memory_bytes.context("the leader does not tell its memory")?;
-        }
-        let [quorate, etcd] = held;
-        Ok(Line {
-            members: self.members,
-            row: format!("{number} keys of 1 KB"),
-            figure: "memory of the leader, bytes",
-            quorate,
-            etcd,
-            ratio: quorate / etcd,
-            target: format!("≤ {MEMORY_TARGET}×"),
-            met: quorate / etcd <= MEMORY_TARGET,
-        })
-    }
-
-    async fn lists(&self, bytes: u64, clusters: &[OwnCluster; 2], stop: &CancellationToken) -> Result<Line> {
-        let number = (bytes / LIST_VALUE_BYTES as u64).max(1);
-        let keys = Keys::new(20, number, true)?;
-        let request =
-            quorate_proto::etcd::RangeRequest { key: keys.key(0), range_end: keys.end(), ..Default::default() };
-        let work = Arc::new(Work::List { keys, value_size: LIST_VALUE_BYTES, request });
-        let mut grown = [0.0; 2];
-        for (cluster, grown) in clusters.iter().zip(&mut grown) {
-            let target = cluster.target(LIST_CLIENTS).await?;
-            let told = format!("lists of {:.0} MiB, {}", as_mebibytes(bytes), target.name());
-            eprintln!("{told}: writing what is listed");
-            work.prepare(&target).await?;
-            cluster.forget_peaks()?;
-            let before = cluster.memory_peak_bytes();
-            let plan = Plan { total: Some(LIST_CLIENTS as u64), duration: None, rate: None };
-            run::run(&target, &work, plan, LIST_CLIENTS, &told, stop).await?;
-            let growth = cluster.memory_peak_bytes().zip(before).map(|(after, before)| after - before);
-            *grown = growth.context("the kernel does not tell the peak of a process's memory")?;
-        }
-        let [quorate, etcd] = grown;
-        Ok(Line {
-            members: self.members,
-            row: format!("{LIST_CLIENTS} clients list {:.0} MiB at once", as_mebibytes(bytes)),
-            figure: "growth of the largest server, bytes",
-            quorate,
-            etcd,
-            ratio: quorate / etcd,
-            target: "≤ 64 MiB".to_owned(),
-            met: quorate <= LIST_GROWTH_BYTES,
-        })
-    }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "for people")]
-fn as_mebibytes(bytes: u64) -> f64 {
-    bytes as f64 / MEBIBYTE
 }
 
 fn text(table: &Table) -> String {
