@@ -35,8 +35,8 @@ const LOST_WAIT: Duration = Duration::from_millis(10);
 /// How long the survivors are asked for their view.
 const AGREE_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How often the survivors are asked, and the wait in between. The first question to a
-/// member that came back lately meets a connection to its former process and is lost.
+/// How often the survivors are asked until they agree, and the wait in between. The first
+/// question to a member that came back lately meets a connection to its former process and is lost.
 const ATTEMPTS: u32 = 6;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(50);
 
@@ -198,7 +198,10 @@ impl Presence {
             }
             // Asked in the meantime, this member may have stepped back.
             if self.quorum_agrees(&view, reign).await && stands() {
+                // Once: while the vote is on its way to the disk nothing shows of it, and
+                // standing again would make every answer to it void.
                 self.raft.elect().await;
+                return;
             }
             tokio::time::sleep(ATTEMPT_WAIT).await;
         }
