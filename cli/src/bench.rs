@@ -31,6 +31,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::environment::Environment;
@@ -95,7 +96,7 @@ enum Command {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
-    let stop = stop_on_signal();
+    let stop = stop_on_signal()?;
     match arguments.command {
         Command::Disk(arguments) => disk::run(arguments, stop).await,
         Command::Put(workload) => measure(&workload, &stop).await,
@@ -112,16 +113,23 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
     }
 }
 
-/// Cancelled at the first Ctrl-C: what was measured until then is reported.
-fn stop_on_signal() -> CancellationToken {
+/// Cancelled at the first Ctrl-C, or when the terminal goes: what was measured until then is
+/// reported, and what was started is ended.
+fn stop_on_signal() -> Result<CancellationToken> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let stop = CancellationToken::new();
     let cancel = stop.clone();
     tokio::spawn(async move {
-        if supervise::shutdown_signal(false).await.is_ok() {
-            cancel.cancel();
+        tokio::select! {
+            _ = hangup.recv() => {}
+            ended = supervise::shutdown_signal(false) => if let Err(error) = ended {
+                tracing::warn!(error = format!("{error:#}"), "Ctrl-C ends this at once");
+                return;
+            },
         }
+        cancel.cancel();
     });
-    stop
+    Ok(stop)
 }
 
 async fn measure<W: Workload>(workload: &W, stop: &CancellationToken) -> Result<u8> {

@@ -30,6 +30,9 @@ const START_LOOK: Duration = Duration::from_millis(20);
 /// How long a member may take to end.
 const END_PATIENCE: Duration = Duration::from_secs(60);
 
+/// Of util-linux, which every Debian machine has; it becomes the program that it starts.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
 /// What of a log is told when a member does not start.
 const LOG_LINES: usize = 8;
 
@@ -178,7 +181,7 @@ fn start(place: Place) -> Result<Member> {
     let [file, arguments @ ..] = place.program.as_slice() else { bail!("no program is named") };
     let (url, peer_url) = (format!("http://{}", place.client), format!("http://{}", place.peer));
     let log = File::options().create(true).append(true).open(place.log()).context("cannot create a log")?;
-    let process = Command::new(file)
+    let process = bound_to_us(file)
         .args(arguments)
         .args(["--name", &place.name, "--initial-cluster", &place.initial])
         .args(["--initial-cluster-token", "quorate-bench"])
@@ -194,6 +197,17 @@ fn start(place: Place) -> Result<Member> {
         .spawn()
         .with_context(|| format!("cannot run {file}: install it, or name another"))?;
     Ok(Member { process, url, place })
+}
+
+/// A command that the kernel ends when this process ends without ending it, as it does when
+/// somebody kills it. Where the wrapper is not installed, nothing does.
+fn bound_to_us(file: &str) -> Command {
+    if !Path::new(SETPRIV).exists() {
+        return Command::new(file);
+    }
+    let mut command = Command::new(SETPRIV);
+    command.args(["--pdeathsig", "KILL", "--", file]);
+    command
 }
 
 async fn wait_until_serving(member: &mut Member) -> Result<()> {

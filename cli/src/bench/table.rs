@@ -145,6 +145,8 @@ impl Size<'_> {
             () = stop.cancelled() => return Ok(()),
         };
         for row in &rows {
+            let seconds = self.arguments.seconds * 2 * u64::from(self.arguments.pairs);
+            eprintln!("{} members: {}, {seconds} s", self.members, row.name);
             let report = self.row(row, &clusters, stop).await?;
             table.lines.extend(row.targets.iter().filter_map(|target| self.line(row, &report, *target)));
             table.reports.push(report);
