@@ -204,3 +204,61 @@ async fn dial(endpoints: &Endpoints, url: &str) -> Result<(SendRequest<Bytes>, S
     });
     Ok((sender, origin))
 }
+
+#[cfg(test)]
+mod tests {
+    use http::Response;
+    use quorate_proto::etcd::{PutRequest, PutResponse, ResponseHeader};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// Answers the first call in two pieces, goes away at the second, and refuses those on
+    /// any later connection.
+    async fn serve(listener: TcpListener) {
+        let mut first = true;
+        while let Ok((stream, _)) = listener.accept().await {
+            let mut connection = h2::server::handshake(stream).await.unwrap();
+            while let Some(Ok((request, mut respond))) = connection.accept().await {
+                assert_eq!(request.uri().path(), "/etcdserverpb.KV/Put");
+                let response = Response::builder().header(CONTENT_TYPE, "application/grpc");
+                if !std::mem::take(&mut first) {
+                    let refused = response.header("grpc-status", "5").header("grpc-message", "no");
+                    respond.send_response(refused.body(()).unwrap(), true).unwrap();
+                    continue;
+                }
+                let mut body = respond.send_response(response.body(()).unwrap(), false).unwrap();
+                let header = ResponseHeader { revision: 7, ..ResponseHeader::default() };
+                let message = PutResponse { header: Some(header), prev_kv: None }.encode_to_vec();
+                let length = u32::try_from(message.len()).unwrap().to_be_bytes();
+                let mut bytes = Bytes::from([[UNCOMPRESSED].as_slice(), &length, &message].concat());
+                body.send_data(bytes.split_to(PREFIX_BYTES + 1), false).unwrap();
+                body.send_data(bytes, false).unwrap();
+                let mut trailers = HeaderMap::new();
+                trailers.insert("grpc-status", HeaderValue::from_static("0"));
+                body.send_trailers(trailers).unwrap();
+                // Until the next call, which nobody answers.
+                let _ = connection.accept().await;
+                break;
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lost_connection_is_opened_again_and_a_refusal_is_an_answer() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoints = Endpoints::plain(vec![listener.local_addr().unwrap().to_string()]);
+        let server = tokio::spawn(serve(listener));
+        let connections = endpoints.connect().await.unwrap();
+        let mut wire = Wire::open(&endpoints, &connections[0]).await.unwrap();
+        let request = PutRequest { key: "b0".into(), ..PutRequest::default() };
+
+        let answer: PutResponse = wire.call(Method::Put, &request).await.unwrap();
+        assert_eq!(answer.header.map(|header| header.revision), Some(7));
+        let lost = wire.call::<PutResponse>(Method::Put, &request).await.unwrap_err();
+        assert_eq!(lost.code(), Code::Unavailable, "{lost}");
+        let refused = wire.call::<PutResponse>(Method::Put, &request).await.unwrap_err();
+        assert_eq!((refused.code(), refused.message()), (Code::NotFound, "no"));
+        server.abort();
+    }
+}
