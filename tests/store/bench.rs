@@ -75,8 +75,6 @@ async fn the_table_starts_and_removes_its_own_clusters() -> Result<()> {
     let runs = table["reports"][0]["runs"].as_array().context("runs")?;
     for run in runs {
         ensure!(run["operations"].as_u64() > Some(0) && run["errors"] == serde_json::json!({}), "{run:#}");
-        // Of processes of its own it knows what they write.
-        ensure!(run["servers"]["written_bytes"].as_f64() > Some(0.0), "{run:#}");
     }
     ensure!(runs.len() == 2 && table["environment"]["disk"]["p99_ms"].is_number());
     ensure!(std::fs::read_dir(folder.path())?.next().is_none(), "data stays");

@@ -72,8 +72,8 @@ pub(crate) enum Figure {
     P99,
     #[serde(rename = "server CPU per operation")]
     ServerCpu,
-    #[serde(rename = "bytes written per operation")]
-    Written,
+    #[serde(rename = "disk bytes per operation")]
+    DiskBytes,
     #[serde(rename = "syncs per operation")]
     Syncs,
     #[serde(rename = "memory of the largest server")]
@@ -82,7 +82,7 @@ pub(crate) enum Figure {
 
 impl Figure {
     pub(crate) const ALL: [Self; 7] =
-        [Self::Rate, Self::P50, Self::P99, Self::ServerCpu, Self::Written, Self::Syncs, Self::Memory];
+        [Self::Rate, Self::P50, Self::P99, Self::ServerCpu, Self::DiskBytes, Self::Syncs, Self::Memory];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -90,7 +90,7 @@ impl Figure {
             Self::P50 => "p50",
             Self::P99 => "p99",
             Self::ServerCpu => "server CPU per operation",
-            Self::Written => "bytes written per operation",
+            Self::DiskBytes => "disk bytes per operation",
             Self::Syncs => "syncs per operation",
             Self::Memory => "memory of the largest server",
         }
@@ -108,7 +108,7 @@ impl Figure {
             Self::P50 => latency.map(|latency| latency.p50),
             Self::P99 => latency.map(|latency| latency.p99),
             Self::ServerCpu => run.servers.cpu_micros,
-            Self::Written => run.servers.written_bytes,
+            Self::DiskBytes => run.servers.disk_bytes,
             Self::Syncs => run.servers.syncs,
             Self::Memory => run.servers.memory_bytes,
         }
@@ -175,13 +175,13 @@ impl Report {
         });
         out.push_str(&output::columns(&header, rows));
         out.push('\n');
-        let header = ["CLUSTER", "CPU/OP", "WRITTEN/OP", "SYNCS/OP", "MEMORY", "CLIENT CPU/OP"];
+        let header = ["CLUSTER", "CPU/OP", "DISK BYTES/OP", "SYNCS/OP", "MEMORY", "CLIENT CPU/OP"];
         let rows = self.runs.iter().map(|run| {
             let micros = |value: Option<f64>| known(value, |micros| format!("{micros:.1} µs"));
             vec![
                 self.clusters[run.cluster].name.clone(),
                 micros(run.servers.cpu_micros),
-                known(run.servers.written_bytes, |bytes| format!("{bytes:.0} B")),
+                known(run.servers.disk_bytes, |bytes| format!("{bytes:.0} B")),
                 known(run.servers.syncs, |syncs| format!("{syncs:.4}")),
                 known(run.servers.memory_bytes, |bytes| format!("{:.1} MiB", bytes / f64::from(1 << 20))),
                 micros(run.client_cpu_micros),

@@ -66,7 +66,7 @@ pub(crate) async fn run(
         () = stop.cancelled() => return Ok(Run::default()),
     };
     let recorder = Arc::new(work.recorder());
-    let before = Readings::take(&target.endpoints, &target.servers).await;
+    let before = Readings::take(target).await;
     let (begin, cpu) = (Instant::now(), cpu_seconds());
     let pace = Arc::new(Pace::new(plan, begin, stop.clone()));
     let timeline = Mutex::new(Vec::new());
@@ -82,7 +82,7 @@ pub(crate) async fn run(
     }
     let elapsed = begin.elapsed();
     let spent = cpu_seconds().zip(cpu).map(|(after, before)| after - before);
-    let after = Readings::take(&target.endpoints, &target.servers).await;
+    let after = Readings::take(target).await;
     futures::future::join_all(clients_done.into_iter().map(Client::end)).await;
     let timeline = timeline.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
     let measured = recorder.measured(elapsed, timeline);
@@ -112,7 +112,7 @@ impl Run {
 
 /// What the servers hold now.
 pub(crate) async fn cost_now(target: &Target) -> Cost {
-    let now = Readings::take(&target.endpoints, &target.servers).await;
+    let now = Readings::take(target).await;
     now.until(&now, 0, &target.servers)
 }
 

@@ -1,9 +1,13 @@
 //! What a load cost the servers: their own metrics before and after it, and what the kernel
-//! says of processes that the benchmark started.
+//! says of the disk under those that the benchmark started.
 
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::sys::stat::{major, minor};
 use serde::{Deserialize, Serialize};
 
-use super::target::Server;
+use super::target::{Server, Target};
 use crate::endpoints::Endpoints;
 
 /// Which of the programs that serve the etcd contract.
@@ -50,23 +54,22 @@ struct Reading {
     cpu_seconds: Option<f64>,
     memory_bytes: Option<f64>,
     syncs: Option<f64>,
-    written_bytes: Option<f64>,
 }
 
-/// Every server of a cluster at one moment.
+/// Every server of a cluster at one moment, and the disk under them.
 #[derive(Clone, Debug)]
-pub(crate) struct Readings(Vec<Reading>);
+pub(crate) struct Readings {
+    servers: Vec<Reading>,
+    disk_bytes: Option<f64>,
+}
 
 impl Readings {
-    pub(crate) async fn take(endpoints: &Endpoints, servers: &[Server]) -> Self {
-        let readings = servers.iter().map(async |server| {
-            let mut reading =
-                endpoints.get_http1(&server.url, "/metrics").await.map(|text| reading(&text)).unwrap_or_default();
-            let io = server.pid.and_then(|pid| std::fs::read_to_string(format!("/proc/{pid}/io")).ok());
-            reading.written_bytes = io.and_then(|io| number(&io, "write_bytes:"));
-            reading
+    pub(crate) async fn take(target: &Target) -> Self {
+        let readings = target.servers.iter().map(async |server| {
+            target.endpoints.get_http1(&server.url, "/metrics").await.map(|text| reading(&text)).unwrap_or_default()
         });
-        Self(futures::future::join_all(readings).await)
+        let servers = futures::future::join_all(readings).await;
+        Self { servers, disk_bytes: target.data_dir.as_deref().and_then(disk_written_bytes) }
     }
 
     /// What all servers together spent between `self` and `later` on so many operations, and
@@ -75,7 +78,8 @@ impl Readings {
         #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
         let per_operation = |spent: f64| (operations > 0).then(|| spent / operations as f64);
         let spent = |of: fn(&Reading) -> Option<f64>| {
-            let differences = self.0.iter().zip(&later.0).map(|(before, after)| Some(of(after)? - of(before)?));
+            let differences =
+                self.servers.iter().zip(&later.servers).map(|(before, after)| Some(of(after)? - of(before)?));
             // A server that was started anew counts from zero.
             let differences = differences.map(|difference| difference.filter(|spent| *spent >= 0.0));
             differences.sum::<Option<f64>>().filter(|_| !servers.is_empty()).and_then(per_operation)
@@ -83,15 +87,15 @@ impl Readings {
         let leader = servers.iter().position(|server| server.leader);
         Cost {
             cpu_micros: spent(|reading| reading.cpu_seconds).map(|seconds| seconds * 1e6),
-            written_bytes: spent(|reading| reading.written_bytes),
+            disk_bytes: self.disk_bytes.zip(later.disk_bytes).and_then(|(before, after)| per_operation(after - before)),
             syncs: spent(|reading| reading.syncs),
             memory_bytes: later
-                .0
+                .servers
                 .iter()
                 .map(|reading| reading.memory_bytes)
                 .max_by(|a, b| a.unwrap_or_default().total_cmp(&b.unwrap_or_default()))
                 .flatten(),
-            leader_memory_bytes: leader.and_then(|leader| later.0.get(leader)?.memory_bytes),
+            leader_memory_bytes: leader.and_then(|leader| later.servers.get(leader)?.memory_bytes),
         }
     }
 }
@@ -100,11 +104,24 @@ impl Readings {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Cost {
     pub(crate) cpu_micros: Option<f64>,
-    pub(crate) written_bytes: Option<f64>,
+    /// What the disk wrote meanwhile, also for others: the kernel's count by process takes the
+    /// whole of a page in memory, up to 1 MiB, for written when a byte of it is.
+    pub(crate) disk_bytes: Option<f64>,
     pub(crate) syncs: Option<f64>,
     /// The most that a server holds after the load.
     pub(crate) memory_bytes: Option<f64>,
     pub(crate) leader_memory_bytes: Option<f64>,
+}
+
+/// What the disk under `path` has written since the machine started; nothing where that is no
+/// disk, or several.
+fn disk_written_bytes(path: &Path) -> Option<f64> {
+    /// Of the kernel's statistics, whatever the disk's own are.
+    const SECTOR_BYTES: f64 = 512.0;
+    let device = std::fs::metadata(path).ok()?.dev();
+    let stat = std::fs::read_to_string(format!("/sys/dev/block/{}:{}/stat", major(device), minor(device))).ok()?;
+    // Kernel documentation, block/stat: sectors written are the seventh field.
+    stat.split_whitespace().nth(6)?.parse::<f64>().ok().map(|sectors| sectors * SECTOR_BYTES)
 }
 
 fn reading(metrics: &str) -> Reading {
@@ -113,7 +130,6 @@ fn reading(metrics: &str) -> Reading {
         cpu_seconds: value("process_cpu_seconds_total"),
         memory_bytes: value("process_resident_memory_bytes"),
         syncs: value("etcd_disk_wal_fsync_duration_seconds_count"),
-        written_bytes: None,
     }
 }
 
@@ -132,13 +148,12 @@ mod tests {
 
     fn server(leader: bool) -> Server {
         let (name, version, url) = (String::new(), String::new(), String::new());
-        Server { name, program: Program::Etcd, version, leader, url, pid: None }
+        Server { name, program: Program::Etcd, version, leader, url }
     }
 
     #[test]
     fn metrics_are_read_by_their_names() {
-        let expected =
-            Reading { cpu_seconds: Some(0.5), memory_bytes: Some(25_104_384.0), syncs: Some(5.0), written_bytes: None };
+        let expected = Reading { cpu_seconds: Some(0.5), memory_bytes: Some(25_104_384.0), syncs: Some(5.0) };
         assert_eq!(reading(METRICS), expected);
         assert_eq!(reading(""), Reading::default());
         assert_eq!(program_of(METRICS), Program::Etcd);
@@ -152,19 +167,19 @@ mod tests {
             cpu_seconds: Some(cpu),
             memory_bytes: Some(memory),
             syncs: Some(cpu * 100.0),
-            written_bytes: None,
         };
+        let readings = |servers| Readings { servers, disk_bytes: None };
         let servers = [server(false), server(true)];
-        let (before, after) = (Readings(vec![at(1.0, 1.0), at(2.0, 1.0)]), Readings(vec![at(1.5, 9.0), at(2.5, 7.0)]));
+        let (before, after) = (readings(vec![at(1.0, 1.0), at(2.0, 1.0)]), readings(vec![at(1.5, 9.0), at(2.5, 7.0)]));
         let cost = before.until(&after, 1_000, &servers);
-        assert_eq!((cost.cpu_micros, cost.syncs, cost.written_bytes), (Some(1_000.0), Some(0.1), None));
+        assert_eq!((cost.cpu_micros, cost.syncs, cost.disk_bytes), (Some(1_000.0), Some(0.1), None));
         assert_eq!((cost.memory_bytes, cost.leader_memory_bytes), (Some(9.0), Some(7.0)));
 
-        let silent = Readings(vec![at(1.5, 9.0), Reading::default()]);
+        let silent = readings(vec![at(1.5, 9.0), Reading::default()]);
         assert_eq!(before.until(&silent, 1_000, &servers).cpu_micros, None);
         assert_eq!(before.until(&after, 0, &servers).cpu_micros, None);
-        let started_anew = Readings(vec![at(1.5, 9.0), at(0.1, 7.0)]);
+        let started_anew = readings(vec![at(1.5, 9.0), at(0.1, 7.0)]);
         assert_eq!(before.until(&started_anew, 1_000, &servers).cpu_micros, None);
-        assert_eq!(Readings(Vec::new()).until(&Readings(Vec::new()), 1, &[]).cpu_micros, None);
+        assert_eq!(readings(Vec::new()).until(&readings(Vec::new()), 1, &[]).cpu_micros, None);
     }
 }

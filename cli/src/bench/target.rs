@@ -1,5 +1,7 @@
 //! A cluster under load: the ways to it, and who its members are.
 
+use std::path::PathBuf;
+
 use anyhow::{Context, Result, ensure};
 use quorate_proto::etcd::{PutRequest, PutResponse, RangeRequest, RangeResponse};
 use serde::{Deserialize, Serialize};
@@ -25,6 +27,8 @@ pub(crate) struct Target {
     /// they are needed.
     wires: Vec<OnceCell<Wire>>,
     pub(crate) servers: Vec<Server>,
+    /// Where the servers' data is, if they are the benchmark's own.
+    pub(crate) data_dir: Option<PathBuf>,
 }
 
 /// A member as a report names it.
@@ -36,9 +40,6 @@ pub(crate) struct Server {
     pub(crate) version: String,
     pub(crate) leader: bool,
     pub(crate) url: String,
-    /// If the benchmark started it.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub(crate) pid: Option<u32>,
 }
 
 impl Target {
@@ -60,7 +61,6 @@ impl Target {
                 version: status.version.clone(),
                 leader: member.state() == "leader",
                 url: connection.url.clone(),
-                pid: None,
             });
         }
         let urls: Vec<String> = match to_leader {
@@ -70,7 +70,7 @@ impl Target {
         let cycled: Vec<String> = urls.iter().cycle().take(number).cloned().collect();
         let connections = endpoints.towards(&cycled, &known)?;
         let wires = connections.iter().map(|_| OnceCell::new()).collect();
-        Ok(Self { endpoints: endpoints.clone(), connections, wires, servers })
+        Ok(Self { endpoints: endpoints.clone(), connections, wires, servers, data_dir: None })
     }
 
     /// The connection of a client: clients are spread over all of them.
