@@ -152,7 +152,8 @@ fn impersonal(text: &str) -> String {
         {
             return format!("{name} : <id>");
         }
-        line.split(' ').map(word).collect::<Vec<_>>().join(" ")
+        // Of an id with fewer digits than most, etcdctl makes up for the others by spaces.
+        line.split(' ').map(word).collect::<Vec<_>>().join(" ").replace("  <id>", " <id>")
     };
     text.lines().map(line).collect::<Vec<_>>().join("\n")
 }
