@@ -35,7 +35,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::environment::Environment;
-use self::flags::{Load, Workload};
+use self::flags::{Load, Loaded, Workload};
 use self::pace::Plan;
 use self::recorder::millis;
 use self::report::{Cluster, Found, Report};
@@ -72,23 +72,23 @@ enum Command {
     /// How long the disk takes to make a write durable.
     Disk(disk::Arguments),
     /// Write keys.
-    Put(flags::Put),
+    Put(Loaded<flags::Put>),
     /// Read one key, or a range.
-    Range(flags::Range),
+    Range(Loaded<flags::Range>),
     /// Write several keys in a transaction.
-    Txn(flags::Txn),
+    Txn(Loaded<flags::Txn>),
     /// Transactions that read beside transactions that write.
-    Mixed(flags::Mixed),
+    Mixed(Loaded<flags::Mixed>),
     /// Keep leases alive.
-    Lease(flags::Lease),
+    Lease(Loaded<flags::Lease>),
     /// Write as fast as answers come, and measure until watchers hear of it.
-    Watch(flags::Watch),
+    Watch(Loaded<flags::Watch>),
     /// Write at a steady rate, and measure until watchers hear of it.
-    WatchLatency(flags::WatchLatency),
+    WatchLatency(Loaded<flags::WatchLatency>),
     /// Read a whole key space at a time.
-    List(flags::List),
+    List(Loaded<flags::List>),
     /// Read and write at a steady rate for a long time, and say whether the store slows down.
-    Soak(flags::Soak),
+    Soak(Loaded<flags::Soak>),
     /// Start clusters of Quorate and of etcd here, and print how they compare, row by row.
     Table(table::Arguments),
     /// Say whether a report is worse than an earlier one, noise aside.
@@ -132,8 +132,8 @@ fn stop_on_signal() -> Result<CancellationToken> {
     Ok(stop)
 }
 
-async fn measure<W: Workload>(workload: &W, stop: &CancellationToken) -> Result<u8> {
-    let load = workload.load();
+async fn measure<W: Workload>(loaded: &Loaded<W>, stop: &CancellationToken) -> Result<u8> {
+    let Loaded { workload, load } = loaded;
     load.check()?;
     let work = Arc::new(workload.work()?);
     let targets = targets(load).await?;
@@ -142,12 +142,12 @@ async fn measure<W: Workload>(workload: &W, stop: &CancellationToken) -> Result<
             let (runs, found) = find_rate(W::NAME, target, &work, load, p99.0, stop).await?;
             (runs, Some(found))
         }
-        _ => (take_turns(W::NAME, &targets, &work, workload.plan(), load, stop).await?, None),
+        _ => (take_turns(W::NAME, &targets, &work, workload.plan(load), load, stop).await?, None),
     };
     let clusters = targets.iter().map(|target| Cluster { name: target.name(), servers: target.servers.clone() });
     let environment = Environment::of_this_machine(None);
     let interrupted = stop.is_cancelled();
-    let mut report = Report::new(W::NAME, workload.settings(), environment, clusters.collect(), runs, interrupted);
+    let mut report = Report::new(W::NAME, loaded.settings(), environment, clusters.collect(), runs, interrupted);
     report.search = search;
     report.drift = (W::NAME == flags::Soak::NAME).then(|| soak::drift(&report));
     deliver(&report, load, workload.heading())

@@ -185,31 +185,42 @@ impl ReadFlags {
     }
 }
 
-/// A workload's flags: what they mean.
-pub(crate) trait Workload: Serialize {
-    const NAME: &'static str;
+/// A workload and how much of it.
+#[derive(clap::Args, Debug, Serialize)]
+pub(crate) struct Loaded<W: clap::Args> {
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) workload: W,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) load: Load,
+}
 
-    fn load(&self) -> &Load;
+impl<W: Workload> Loaded<W> {
+    pub(crate) fn settings(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(settings)) => settings,
+            _ => Map::new(),
+        }
+    }
+}
+
+/// A workload's own flags: what they mean.
+pub(crate) trait Workload: clap::Args + Serialize {
+    const NAME: &'static str;
 
     /// # Errors
     /// With the flag whose value makes no sense.
     fn work(&self) -> Result<Work>;
 
     /// How many operations there are, how fast, for how long.
-    fn plan(&self) -> Plan {
-        self.load().plan()
+    fn plan(&self, load: &Load) -> Plan {
+        load.plan()
     }
 
     /// What etcd's benchmark says before its figures.
     fn heading(&self) -> &'static str {
         ""
-    }
-
-    fn settings(&self) -> Map<String, Value> {
-        match serde_json::to_value(self) {
-            Ok(Value::Object(settings)) => settings,
-            _ => Map::new(),
-        }
     }
 }
 
@@ -222,17 +233,10 @@ pub(crate) struct Put {
     #[command(flatten)]
     #[serde(flatten)]
     keys: KeyFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for Put {
     const NAME: &'static str = "put";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         Ok(Work::Put { keys: self.keys.keys()?, value: value(self.keys.val_size)? })
@@ -256,17 +260,10 @@ pub(crate) struct Range {
     #[command(flatten)]
     #[serde(flatten)]
     read: ReadFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for Range {
     const NAME: &'static str = "range";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         let request = self.read.request();
@@ -295,17 +292,10 @@ pub(crate) struct Txn {
     #[command(flatten)]
     #[serde(flatten)]
     keys: KeyFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for Txn {
     const NAME: &'static str = "txn";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         let (puts, keys) = (self.txn_ops, self.keys.key_space_size);
@@ -327,9 +317,6 @@ pub(crate) struct Mixed {
     #[command(flatten)]
     #[serde(flatten)]
     read: ReadFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 fn ratio(text: &str) -> Result<f64, String> {
@@ -348,10 +335,6 @@ fn mixed(keys: &KeyFlags, read: &ReadFlags, rw_ratio: f64) -> Result<Work> {
 
 impl Workload for Mixed {
     const NAME: &'static str = "mixed";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         mixed(&self.keys, &self.read, self.rw_ratio)
@@ -373,17 +356,10 @@ pub(crate) struct List {
     #[command(flatten)]
     #[serde(flatten)]
     read: ReadFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for List {
     const NAME: &'static str = "list";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         let keys = self.keys.keys()?;
@@ -400,17 +376,10 @@ pub(crate) struct Lease {
     /// How many leases there are; each client has one at least.
     #[arg(long, default_value_t = 1, value_name = "N")]
     leases: usize,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for Lease {
     const NAME: &'static str = "lease";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         ensure!(self.leases <= MOST_WATCHERS, "--leases {} is more than {MOST_WATCHERS}", self.leases);
@@ -461,17 +430,10 @@ pub(crate) struct Watch {
     /// Keys that are watched; watcher N watches key N, modulo this.
     #[arg(long, default_value_t = 1, value_name = "N")]
     key_space_size: u64,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for Watch {
     const NAME: &'static str = "watch";
-
-    fn load(&self) -> &Load {
-        &self.load
-    }
 
     fn work(&self) -> Result<Work> {
         self.watch.work(self.key_space_size)
@@ -489,24 +451,17 @@ pub(crate) struct WatchLatency {
     /// Writes a second.
     #[arg(long, default_value_t = 100.0, value_name = "N", value_parser = rate, conflicts_with = "rate")]
     put_rate: f64,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for WatchLatency {
     const NAME: &'static str = "watch-latency";
 
-    fn load(&self) -> &Load {
-        &self.load
-    }
-
     fn work(&self) -> Result<Work> {
         self.watch.work(1)
     }
 
-    fn plan(&self) -> Plan {
-        let plan = self.load.plan();
+    fn plan(&self, load: &Load) -> Plan {
+        let plan = load.plan();
         Plan { rate: plan.rate.or(Some(self.put_rate)), ..plan }
     }
 }
@@ -525,24 +480,16 @@ pub(crate) struct Soak {
     #[command(flatten)]
     #[serde(flatten)]
     read: ReadFlags,
-    #[command(flatten)]
-    #[serde(flatten)]
-    load: Load,
 }
 
 impl Workload for Soak {
     const NAME: &'static str = "soak";
 
-    fn load(&self) -> &Load {
-        &self.load
-    }
-
     fn work(&self) -> Result<Work> {
         mixed(&self.keys, &self.read, self.rw_ratio)
     }
 
-    fn plan(&self) -> Plan {
-        let load = &self.load;
+    fn plan(&self, load: &Load) -> Plan {
         let seconds = load.seconds.or(load.total.is_none().then_some(SOAK_SECONDS));
         Plan { total: load.total, duration: seconds.map(Duration::from_secs), rate: load.rate.or(Some(SOAK_RATE)) }
     }

@@ -8,10 +8,11 @@ use quorate_proto::etcd::RangeRequest;
 use tokio_util::sync::CancellationToken;
 
 use super::cluster::OwnCluster;
-use super::keys::{Keys, value};
+use super::keys::Keys;
 use super::pace::Plan;
 use super::recorder::millis;
 use super::report::{Figure, median};
+use super::rows::{Row, puts};
 use super::run;
 use super::table::Line;
 use super::work::Work;
@@ -33,12 +34,6 @@ const RESTART_TARGET: Duration = Duration::from_secs(2);
 /// What is on disk before it grows, and by how much puts may become slower.
 const SMALL_BYTES: u64 = 1 << 30;
 const GROWTH_TARGET: f64 = 1.2;
-
-/// Puts that are measured on the small and on the large disk, as in the row of puts.
-const PUT_KEYS: u64 = 10_000;
-const PUT_VALUE_BYTES: usize = 256;
-const PUT_CLIENTS: usize = 1_000;
-const PUT_CONNECTIONS: usize = 100;
 
 const MEBIBYTE: f64 = (1 << 20) as f64;
 
@@ -173,7 +168,7 @@ async fn restart(cluster: &mut OwnCluster, bytes: u64) -> Result<f64> {
 
 /// How much slower the p99 of puts is with so many bytes on disk than with 1 GiB.
 async fn growth(cluster: &OwnCluster, bytes: u64, turn: Duration, stop: &CancellationToken) -> Result<f64> {
-    let target = cluster.target(PUT_CONNECTIONS).await?;
+    let target = cluster.target(puts(&[])?.connections).await?;
     eprintln!("Writing 1 GiB, and then {:.0} MiB: {}", mebibytes(bytes), target.name());
     target.fill(&keys(SMALL_KEY_BYTES, SMALL_BYTES)?, VALUE_BYTES).await?;
     let small = put_p99(cluster, turn, stop).await?;
@@ -184,13 +179,13 @@ async fn growth(cluster: &OwnCluster, bytes: u64, turn: Duration, stop: &Cancell
 async fn put_p99(cluster: &OwnCluster, turn: Duration, stop: &CancellationToken) -> Result<f64> {
     /// One turn after such a write is disturbed by what the store still has to sort.
     const TURNS: usize = 5;
-    let work = Work::Put { keys: Keys::new(8, PUT_KEYS, false)?, value: value(PUT_VALUE_BYTES)? };
+    let Row { connections, clients, work, .. } = puts(&[])?;
     let (work, plan) = (Arc::new(work), Plan { total: None, duration: Some(turn), rate: None });
-    let target = cluster.target(PUT_CONNECTIONS).await?;
+    let target = cluster.target(connections).await?;
     let mut found = Vec::with_capacity(TURNS);
     for number in 1..=TURNS {
         let told = format!("puts, {}, {number} of {TURNS}", target.name());
-        let run = run::run(&target, &work, plan, PUT_CLIENTS, &told, stop).await?;
+        let run = run::run(&target, &work, plan, clients, &told, stop).await?;
         found.extend(Figure::P99.of(&run));
     }
     median(&found).context("no put was measured")

@@ -47,13 +47,20 @@ impl Row {
     }
 }
 
+/// Puts of many clients.
+///
+/// # Errors
+/// As [`rows`].
+pub(crate) fn puts(targets: &'static [(Figure, f64)]) -> Result<Row> {
+    let work = Work::Put { keys: Keys::new(KEY_BYTES, KEYS, false)?, value: value(VALUE_BYTES)? };
+    Ok(Row::busy("put, 1,000 clients", work, targets))
+}
+
 /// The rows for clusters of that size.
 ///
 /// # Errors
 /// Never, as long as the constants above fit together.
 pub(crate) fn rows(members: usize) -> Result<Vec<Row>> {
-    let put =
-        || Ok::<_, anyhow::Error>(Work::Put { keys: Keys::new(KEY_BYTES, KEYS, false)?, value: value(VALUE_BYTES)? });
     let range = |serializable| {
         let request = RangeRequest { serializable, ..RangeRequest::default() };
         Ok::<_, anyhow::Error>(Work::Range { keys: Keys::new(KEY_BYTES, 1, false)?, value_size: VALUE_BYTES, request })
@@ -75,12 +82,8 @@ pub(crate) fn rows(members: usize) -> Result<Vec<Row>> {
         _ => &[(Figure::Rate, 1.8), (Figure::ServerCpu, 0.5), (Figure::P99, 0.5)],
     };
     Ok(vec![
-        Row::busy("put, 1,000 clients", put()?, put_targets),
-        Row {
-            clients: 1,
-            connections: 1,
-            ..Row::busy("put, 1 client", put()?, &[(Figure::P50, 0.6), (Figure::P99, 0.6)])
-        },
+        puts(put_targets)?,
+        Row { name: "put, 1 client", clients: 1, connections: 1, ..puts(&[(Figure::P50, 0.6), (Figure::P99, 0.6)])? },
         Row::busy("range, linearizable", range(false)?, &[(Figure::Rate, 2.5), (Figure::ServerCpu, 0.3)]),
         Row::busy("range, serializable", range(true)?, &[(Figure::Rate, 2.2), (Figure::ServerCpu, 0.3)]),
         Row::busy("mixed transactions", mixed, &[(Figure::Rate, 4.0)]),

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use quorate_store::telemetry::process_cpu_seconds;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
@@ -23,10 +24,6 @@ const FAILURE_PAUSE: Duration = Duration::from_millis(10);
 
 /// How long operations that are under way may take after the load was stopped.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// The kernel's ticks in a second as it tells them to processes: 100 on every machine that
-/// Linux runs servers on.
-const TICKS_PER_SECOND: f64 = 100.0;
 
 /// One run of a load.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -67,7 +64,7 @@ pub(crate) async fn run(
     };
     let recorder = Arc::new(work.recorder());
     let before = Readings::take(target).await;
-    let (begin, cpu) = (Instant::now(), cpu_seconds());
+    let (begin, cpu) = (Instant::now(), process_cpu_seconds());
     let pace = Arc::new(Pace::new(plan, begin, stop.clone()));
     let timeline = Mutex::new(Vec::new());
     let given_up = async {
@@ -81,7 +78,7 @@ pub(crate) async fn run(
         done = load.run(target, work, &recorder, &pace) => clients_done = done?,
     }
     let elapsed = begin.elapsed();
-    let spent = cpu_seconds().zip(cpu).map(|(after, before)| after - before);
+    let spent = process_cpu_seconds().zip(cpu).map(|(after, before)| after - before);
     let after = Readings::take(target).await;
     futures::future::join_all(clients_done.into_iter().map(Client::end)).await;
     let timeline = timeline.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -171,16 +168,6 @@ async fn operate(mut client: Client, recorder: Arc<Recorder>, pace: Arc<Pace>) -
         }
     }
     client
-}
-
-/// The CPU time of this process so far.
-fn cpu_seconds() -> Option<f64> {
-    let text = std::fs::read_to_string("/proc/self/stat").ok()?;
-    // proc(5): the name in brackets may hold anything; utime is the 14th field, stime the 15th.
-    let (_, rest) = text.rsplit_once(')')?;
-    let mut fields = rest.split_whitespace().skip(11);
-    let ticks = fields.next()?.parse::<f64>().ok()? + fields.next()?.parse::<f64>().ok()?;
-    Some(ticks / TICKS_PER_SECOND)
 }
 
 #[cfg(test)]

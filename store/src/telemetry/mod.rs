@@ -11,6 +11,7 @@ use std::time::Duration;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 
 pub(crate) use self::process::measure_process;
+pub use self::process::process_cpu_seconds;
 use crate::command::CommandResult;
 use crate::mvcc::Change;
 

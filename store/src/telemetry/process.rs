@@ -12,6 +12,11 @@ struct Process {
     started_after_boot_seconds: f64,
 }
 
+/// The CPU time of this process so far, user and system, in seconds.
+pub fn process_cpu_seconds() -> Option<f64> {
+    stat(&std::fs::read_to_string("/proc/self/stat").ok()?).map(|process| process.cpu_seconds)
+}
+
 /// Sets the gauges of this process from `/proc`; what cannot be read stays as it was.
 pub(crate) fn measure_process() {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
