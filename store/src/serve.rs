@@ -5,12 +5,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use std::convert::Infallible;
+
 use axum::Router;
 use axum::body::Body;
-use hyper::body::Incoming;
+use axum::routing::future::RouteFuture;
+use bytes::Bytes;
+use http::{Request, Response};
+use hyper::body::{Body as HttpBody, Incoming};
+use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::service::TowerToHyperService;
 use quorate_transport::tls::Reloading;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -18,7 +23,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
+use tower::Service as _;
 
 use crate::authority::Lenient;
 use crate::rpc::CommonName;
@@ -53,11 +58,69 @@ pub(crate) fn bind(address: SocketAddr) -> io::Result<TcpListener> {
     TcpListener::from_std(listener)
 }
 
-/// Serves `router` until `cancel`; connections end in `tasks`.
+/// What answers the requests of a port.
+pub(crate) trait Answers:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+    type Body: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> Answers for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
+    B: HttpBody<Data = Bytes, Error: Into<BoxError>> + Send + 'static,
+{
+    type Body = B;
+}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A router in the place of a service.
+#[derive(Clone)]
+pub(crate) struct Routed(pub(crate) Router);
+
+impl Service<Request<Incoming>> for Routed {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = RouteFuture<Infallible>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.0.clone().call(request)
+    }
+}
+
+/// A service whose requests bear the name that their connection has shown.
+struct Named<S> {
+    service: S,
+    name: Option<CommonName>,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Named<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> Self::Future {
+        if let Some(name) = &self.name {
+            request.extensions_mut().insert(name.clone());
+        }
+        self.service.call(request)
+    }
+}
+
+/// Serves `service` until `cancel`; connections end in `tasks`.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Reloading<ServerConfig>>>,
-    router: Router,
+    service: impl Answers,
     tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
@@ -74,26 +137,26 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (tls, router, cancel) = (tls.clone(), router.clone(), cancel.clone());
-        tasks.spawn(async move { connection(stream, tls, router, cancel).await });
+        let (tls, service, cancel) = (tls.clone(), service.clone(), cancel.clone());
+        tasks.spawn(async move { connection(stream, tls, service, cancel).await });
     }
 }
 
 async fn connection(
     stream: TcpStream,
     tls: Option<Arc<Reloading<ServerConfig>>>,
-    router: Router,
+    service: impl Answers,
     cancel: CancellationToken,
 ) {
     // Only slower if it fails.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return requests(stream, None, router, cancel).await };
+    let Some(tls) = tls else { return requests(stream, Named { service, name: None }, cancel).await };
     let handshake = TlsAcceptor::from(tls.current()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let name = shown.and_then(|certificate| CommonName::of(certificate));
-            requests(stream, name, router, cancel).await
+            requests(stream, Named { service, name }, cancel).await
         }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
@@ -102,16 +165,9 @@ async fn connection(
 
 async fn requests(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    name: Option<CommonName>,
-    router: Router,
+    service: Named<impl Answers>,
     cancel: CancellationToken,
 ) {
-    let service = router.map_request(move |mut request: http::Request<Incoming>| {
-        if let Some(name) = &name {
-            request.extensions_mut().insert(name.clone());
-        }
-        request.map(Body::new)
-    });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder
         .http2()
@@ -121,7 +177,7 @@ async fn requests(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let serving = builder.serve_connection(TokioIo::new(Lenient::new(stream)), TowerToHyperService::new(service));
+    let serving = builder.serve_connection(TokioIo::new(Lenient::new(stream)), service);
     tokio::pin!(serving);
     tokio::select! {
         // A connection ends however its client likes.

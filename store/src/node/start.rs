@@ -130,7 +130,8 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     };
     let tls = config.peer_tls.as_ref().map(|files| server_tls(files, peers_show)).transpose()?;
     for listener in also.into_iter().chain([peer_listener]) {
-        tasks.spawn(serve::serve(listener, tls.clone(), router.clone(), tasks.clone(), cancel.clone()));
+        let service = serve::Routed(router.clone());
+        tasks.spawn(serve::serve(listener, tls.clone(), service, tasks.clone(), cancel.clone()));
     }
 
     if known.joined == Joined::Founder && !raft.is_initialized().await.map_err(consensus)? {
@@ -199,11 +200,16 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     let _ = door.set(store.clone());
     for port in ports {
         let (tasks, closed) = (store.inner.port_tasks.clone(), store.inner.port.clone());
-        let router = match port.serves {
-            Serves::Everything => rpc::router(&store),
-            Serves::Monitoring => rpc::monitoring(&store),
-        };
-        tasks.spawn(serve::serve(port.listener, port.tls, router, tasks.clone(), closed));
+        match port.serves {
+            Serves::Everything => {
+                let serving = serve::serve(port.listener, port.tls, rpc::front(&store), tasks.clone(), closed);
+                tasks.spawn(serving);
+            }
+            Serves::Monitoring => {
+                let service = serve::Routed(rpc::monitoring(&store));
+                tasks.spawn(serve::serve(port.listener, port.tls, service, tasks.clone(), closed));
+            }
+        }
     }
     Ok(store)
 }

@@ -24,18 +24,17 @@ use futures::{Stream, StreamExt};
 use openraft::alias::WatchReceiverOf;
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
-use openraft::impls::ProgressResponder;
 use openraft::raft::{Precondition, TransferLeaderError, TransferLeaderRequest, VoteRequest};
 use openraft::{
     ChangeMembers, EntryPayload, Instant, Membership, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
 };
 use quorate_proto::raft as wire;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub(crate) use self::founded::{founded, replay};
 pub(crate) use self::network::Factory;
 pub(crate) use self::state_machine::{Applied, Flushed, StateMachine, Waiters};
-use self::types::{DecodeError, Types};
+use self::types::{DecodeError, Told, Types};
 pub(crate) use self::types::{Node, Proposal};
 use crate::error::StoreError;
 use crate::wal::Wal;
@@ -262,22 +261,15 @@ impl Raft {
     /// Proposes on the leader; returns the entry's index once it is applied here. `room` is
     /// held until the entry is applied or given up, whether or not the caller still waits.
     pub(crate) async fn propose(&self, proposal: Proposal, room: Room) -> Result<u64, ProposeError> {
-        let core = self.core.clone();
-        // Apart from the caller, who may give up: the proposal is in memory none the less.
-        // It ends with consensus, which answers every proposal or forgets it.
-        let proposing = tokio::spawn(async move {
-            let _room = room;
-            let (responder, outcome) = ProgressResponder::complete_only();
-            if let Err(fatal) = core.client_write_ff(proposal, Some(responder)).await {
-                return Err(ProposeError::Stopped(fatal.to_string()));
-            }
-            match outcome.await {
-                Ok(Ok(done)) => Ok(done.log_id.index),
-                Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
-                Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
-            }
-        });
-        proposing.await.unwrap_or(Err(ProposeError::Unknown))
+        let (told, outcome) = oneshot::channel();
+        if let Err(fatal) = self.core.client_write_ff(proposal, Some(Told { told, _room: room })).await {
+            return Err(ProposeError::Stopped(fatal.to_string()));
+        }
+        match outcome.await {
+            Ok(Ok(done)) => Ok(done.log_id.index),
+            Ok(Err(ClientWriteError::ForwardToLeader(_))) => Err(ProposeError::NotLeader),
+            Ok(Err(_)) | Err(_) => Err(ProposeError::Unknown),
+        }
     }
 
     /// On the leader: makes `members` (and whether they vote) the members, if they are still

@@ -10,25 +10,59 @@ use std::io::{self, Cursor};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use openraft::alias::{EntryOf, LogIdOf, SnapshotMetaOf, StoredMembershipOf, VoteOf};
-use openraft::impls::leader_id_std;
-use openraft::{EntryPayload, LogId, Membership, StoredMembership};
+use openraft::impls::{self, leader_id_std};
+use openraft::raft::responder::Responder;
+use openraft::vote::RaftLeaderId;
+use openraft::{EntryPayload, LogId, Membership, RaftTypeConfig, StoredMembership};
 use prost::Message;
 use quorate_proto::raft as wire;
+use tokio::sync::oneshot;
 
+use super::Room;
 use crate::apply::{self, Payload};
 use crate::command::Command;
 use crate::wal::{EntryId, LogEntry};
 
-openraft::declare_raft_types!(
-    /// The configuration of the Raft library.
-    pub(crate) Types:
-        D = Proposal,
-        R = (),
-        NodeId = u64,
-        Node = Node,
-        Term = u64,
-        LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>,
-);
+/// The configuration of the Raft library.
+#[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
+pub(crate) struct Types {}
+
+impl RaftTypeConfig for Types {
+    type D = Proposal;
+    type R = ();
+    type NodeId = u64;
+    type Node = Node;
+    type Term = u64;
+    type LeaderId = leader_id_std::LeaderId<Self::Term, Self::NodeId>;
+    type Vote = impls::Vote<Self::LeaderId>;
+    type Payload = EntryPayload<Self::D, Self::NodeId, Self::Node>;
+    type Entry = openraft::Entry<<Self::LeaderId as RaftLeaderId>::Committed, Self::Payload>;
+    type Responder<T>
+        = Told<T>
+    where
+        T: Send + 'static;
+    type Batch<T>
+        = impls::InlineBatch<T>
+    where
+        T: Send + 'static;
+    type AsyncRuntime = impls::TokioRuntime;
+    type ErrorSource = impls::BoxedErrorSource;
+}
+
+/// Tells who proposed what became of it. Consensus holds it until then, and with it the
+/// room that was set aside: whoever waits may give up, the proposal is in memory none the
+/// less.
+pub(crate) struct Told<T> {
+    pub(super) told: oneshot::Sender<T>,
+    pub(super) _room: Room,
+}
+
+impl<T: Send + 'static> Responder<Types, T> for Told<T> {
+    fn on_complete(self, result: T) {
+        // Nobody waits any more.
+        let _ = self.told.send(result);
+    }
+}
 
 /// One member as the membership entry describes it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

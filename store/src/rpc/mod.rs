@@ -19,6 +19,7 @@ mod queue;
 mod snapshot;
 mod space;
 mod status;
+mod unary;
 mod watch;
 mod watch_codec;
 mod watch_pieces;
@@ -37,15 +38,25 @@ use tonic::{Response, Status};
 
 pub(crate) use self::caller::CommonName;
 use self::caller::{admit, admit_http};
+pub(crate) use self::unary::Front;
 use crate::error::StoreError;
 use crate::node::Store;
 
 /// What a message may have beside the request in it: etcd's.
 const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 
-/// Everything the client port answers.
+/// The client port.
+pub(crate) fn front(store: &Store) -> Front {
+    Front::new(kv::Kv(store.clone()), observe::Observe::new(), max_receive_bytes(store), router(store))
+}
+
+fn max_receive_bytes(store: &Store) -> usize {
+    store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES
+}
+
+/// Everything the client port answers, the long way.
 pub(crate) fn router(store: &Store) -> Router {
-    let max_receive_bytes = store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES;
+    let max_receive_bytes = max_receive_bytes(store);
     let mut routes = tonic::service::Routes::builder();
     routes
         .add_service(

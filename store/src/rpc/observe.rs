@@ -86,6 +86,30 @@ fn code_name(code: Code) -> String {
     }
 }
 
+impl Observe {
+    /// Counts a call that is answered by a message or a status and not by a service; its
+    /// request has so many bytes.
+    pub(super) fn call(&self, path: &str, received: usize) -> Option<Counted> {
+        let rpc = Arc::clone(self.rpcs.get(path)?);
+        rpc.started.increment(1);
+        self.received.increment(received as u64);
+        Some(Counted { call: Call { rpc, counted: false }, sent: self.sent.clone() })
+    }
+}
+
+/// A call that [`Observe::call`] began to count.
+pub(super) struct Counted {
+    call: Call,
+    sent: Counter,
+}
+
+impl Counted {
+    pub(super) fn done(mut self, code: Code, sent: usize) {
+        self.sent.increment(sent as u64);
+        self.call.count(code);
+    }
+}
+
 impl<S> Layer<S> for Observe {
     type Service = Observed<S>;
 
