@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use quorate_proto::fence::Fence;
 use quorate_proto::raft as wire;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,8 +52,8 @@ pub(crate) struct Proposer {
 /// A command for whoever leads.
 struct Forward {
     command: Bytes,
-    /// Told an index: who has applied it knows the outcome. Dropped when the leader did not
-    /// answer, or another one leads.
+    /// Told an index that this member has applied, so that it knows the outcome. Dropped when
+    /// the leader did not answer, or another one leads.
     done: oneshot::Sender<u64>,
 }
 
@@ -82,7 +82,8 @@ impl Proposer {
     ) -> Self {
         let client = peers.identity().incarnation;
         let (forward, queue) = mpsc::channel(FORWARD_QUEUE);
-        tasks.spawn(forwarder(peers, leaders.clone(), queue, timeout, tasks.clone(), cancel.clone()));
+        let forwards = Forwards { peers, leaders: leaders.clone(), applied: applied.clone(), timeout };
+        tasks.spawn(forwarder(forwards, queue, tasks.clone(), cancel.clone()));
         Self { raft, waiters, applied, leaders, client, sequence: AtomicU64::new(1), forward, timeout, cancel }
     }
 
@@ -175,12 +176,19 @@ fn settle(result: Result<CommandResult, oneshot::error::RecvError>) -> Result<Co
     }
 }
 
-/// Sends commands to the leader in batches, as they come.
-async fn forwarder(
+/// What forwarding needs.
+#[derive(Clone)]
+struct Forwards {
     peers: Arc<Peers>,
     leaders: Leaders,
-    mut queue: mpsc::Receiver<Forward>,
+    applied: watch::Receiver<Applied>,
     timeout: Duration,
+}
+
+/// Sends commands to the leader in batches, as they come.
+async fn forwarder(
+    forwards: Forwards,
+    mut queue: mpsc::Receiver<Forward>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
@@ -189,11 +197,8 @@ async fn forwarder(
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let Some(Some(first)) = cancel.run_until_cancelled(queue.recv()).await else { return };
         let batch = batch(first, &mut queue);
-        let (peers, leaders) = (Arc::clone(&peers), leaders.clone());
-        tasks.spawn(async move {
-            let _slot = slot;
-            forward(&peers, leaders, batch, timeout).await;
-        });
+        let (forwards, cancel) = (forwards.clone(), cancel.clone());
+        tasks.spawn(async move { cancel.run_until_cancelled(forwards.forward(slot, batch)).await });
     }
 }
 
@@ -214,22 +219,28 @@ fn batch(first: Forward, queue: &mut mpsc::Receiver<Forward>) -> Vec<Forward> {
     batch
 }
 
-async fn forward(peers: &Peers, mut leaders: Leaders, batch: Vec<Forward>, timeout: Duration) {
-    let leader = Arc::clone(&leaders.borrow_and_update());
-    let Some((id, address)) = leader.member.as_ref().filter(|_| !leader.local && !batch.is_empty()) else { return };
-    let (commands, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.command, one.done)).unzip();
-    let request = wire::ProposeRequest { origin: Some(peers.origin(*id)), commands };
-    let mut client = peers.client(*id, address, Lane::Forward);
-    let answer = tokio::select! {
-        answer = tokio::time::timeout(timeout, client.propose(request)) => answer,
-        // Who waits asks the next one.
-        Ok(_) = leaders.wait_for(|now| *now != leader) => return,
-    };
-    if let Ok(Ok(answer)) = answer {
+impl Forwards {
+    async fn forward(mut self, slot: OwnedSemaphorePermit, batch: Vec<Forward>) {
+        let leader = Arc::clone(&self.leaders.borrow_and_update());
+        let Some((id, address)) = leader.member.as_ref().filter(|_| !leader.local && !batch.is_empty()) else { return };
+        let (commands, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.command, one.done)).unzip();
+        let request = wire::ProposeRequest { origin: Some(self.peers.origin(*id)), commands };
+        let mut client = self.peers.client(*id, address, Lane::Forward);
+        let answer = tokio::select! {
+            answer = tokio::time::timeout(self.timeout, client.propose(request)) => answer,
+            // Who waits asks the next one.
+            Ok(_) = self.leaders.wait_for(|now| *now != leader) => return,
+        };
+        drop(slot);
+        let Ok(Ok(answer)) = answer else { return };
         let index = answer.into_inner().index;
-        for done in waiting {
-            // The receiver is gone when its request timed out.
-            let _ = done.send(index);
+        // Once for all of them: each would be woken whenever anything is applied.
+        let reached = tokio::time::timeout(self.timeout, raft::applied_at_least(&mut self.applied, index)).await;
+        if let Ok(Ok(())) = reached {
+            for done in waiting {
+                // The receiver is gone when its request is answered or timed out.
+                let _ = done.send(index);
+            }
         }
     }
 }

@@ -21,13 +21,11 @@ const QUEUE: usize = 16_384;
 /// An attempt that takes longer is given up for another.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_millis(700);
 
-type Answer = oneshot::Sender<Result<u64, StoreError>>;
+type Answer = oneshot::Sender<Result<(), StoreError>>;
 
-/// Finds out how far this member must have applied.
+/// Lets readers wait until this member has applied what they must see.
 pub(crate) struct ReadIndex {
     questions: mpsc::Sender<Answer>,
-    applied: watch::Receiver<Applied>,
-    timeout: Duration,
 }
 
 impl ReadIndex {
@@ -41,9 +39,9 @@ impl ReadIndex {
         cancel: CancellationToken,
     ) -> Self {
         let (questions, queue) = mpsc::channel(QUEUE);
-        let rounds = Rounds { raft, peers, leaders, timeout };
+        let rounds = Rounds { raft, peers, leaders, applied, timeout, tasks: tasks.clone(), cancel: cancel.clone() };
         tasks.spawn(async move { cancel.run_until_cancelled(rounds.run(queue)).await });
-        Self { questions, applied, timeout }
+        Self { questions }
     }
 
     /// Returns once this member has applied every write acknowledged before the call.
@@ -51,19 +49,9 @@ impl ReadIndex {
     /// # Errors
     /// `NoLeader` or `Timeout` when no quorum answers in time.
     pub(crate) async fn wait(&self) -> Result<(), StoreError> {
-        let (answer, index) = oneshot::channel();
+        let (answer, reached) = oneshot::channel();
         self.questions.send(answer).await.map_err(|_| StoreError::Stopped)?;
-        let index = index.await.map_err(|_| StoreError::Stopped)?;
-        if index.is_err() {
-            metrics::counter!("etcd_server_read_indexes_failed_total").increment(1);
-        }
-        let index = index?;
-        let mut applied = self.applied.clone();
-        match tokio::time::timeout(self.timeout, raft::applied_at_least(&mut applied, index)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(StoreError::Stopped),
-            Err(_) => Err(StoreError::Timeout),
-        }
+        reached.await.map_err(|_| StoreError::Stopped)?
     }
 }
 
@@ -71,24 +59,41 @@ struct Rounds {
     raft: Raft,
     peers: Arc<Peers>,
     leaders: Leaders,
+    applied: watch::Receiver<Applied>,
     timeout: Duration,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
 }
 
 impl Rounds {
     async fn run(self, mut queue: mpsc::Receiver<Answer>) {
         let mut waiting = Vec::new();
         while queue.recv_many(&mut waiting, QUEUE).await > 0 {
-            let result = self.round().await;
-            for answer in waiting.drain(..) {
-                // The receiver is gone when its request was dropped.
-                let _ = answer.send(match &result {
-                    Ok(index) => Ok(*index),
-                    Err(StoreError::NoLeader) => Err(StoreError::NoLeader),
-                    Err(StoreError::Stopped) => Err(StoreError::Stopped),
-                    Err(_) => Err(StoreError::Timeout),
-                });
+            let readers = std::mem::take(&mut waiting);
+            match self.round().await {
+                Ok(index) if self.applied.borrow().index >= index => tell(readers, &Ok(())),
+                Ok(index) => self.wait(index, readers),
+                Err(error) => {
+                    metrics::counter!("etcd_server_read_indexes_failed_total").increment(readers.len() as u64);
+                    tell(readers, &Err(error));
+                }
             }
         }
+    }
+
+    /// Waits once for all readers of a round: each of them would be woken whenever anything
+    /// is applied. The next round does not wait for it.
+    fn wait(&self, index: u64, readers: Vec<Answer>) {
+        let (mut applied, timeout, cancel) = (self.applied.clone(), self.timeout, self.cancel.clone());
+        self.tasks.spawn(async move {
+            let reached = tokio::time::timeout(timeout, raft::applied_at_least(&mut applied, index));
+            let reached = match cancel.run_until_cancelled(reached).await {
+                Some(Ok(Ok(()))) => Ok(()),
+                Some(Err(_)) => Err(StoreError::Timeout),
+                Some(Ok(Err(_))) | None => Err(StoreError::Stopped),
+            };
+            tell(readers, &reached);
+        });
     }
 
     /// Tries until a leader confirms its reign, through changes of leadership.
@@ -107,5 +112,17 @@ impl Rounds {
         let request = wire::ReadIndexRequest { origin: Some(self.peers.origin(id)) };
         let answer = client.read_index(request).await.map_err(|_| StoreError::Timeout)?;
         Ok(answer.into_inner().index)
+    }
+}
+
+fn tell(readers: Vec<Answer>, result: &Result<(), StoreError>) {
+    for reader in readers {
+        // The receiver is gone when its request was dropped.
+        let _ = reader.send(match result {
+            Ok(()) => Ok(()),
+            Err(StoreError::NoLeader) => Err(StoreError::NoLeader),
+            Err(StoreError::Stopped) => Err(StoreError::Stopped),
+            Err(_) => Err(StoreError::Timeout),
+        });
     }
 }

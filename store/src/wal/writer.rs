@@ -36,6 +36,14 @@ struct Item {
     done: Option<Done>,
 }
 
+impl Item {
+    /// A mark of what is committed waits for company: it spares a start some replay, and
+    /// nobody waits for it. A record of its own would cost every lone write a second sync.
+    fn is_patient(&self) -> bool {
+        matches!(self.operation, Some(Operation::Committed(_)))
+    }
+}
+
 #[derive(Default)]
 struct Queue {
     items: VecDeque<Item>,
@@ -158,13 +166,7 @@ impl Shared {
         done: Option<Done>,
         change: impl FnOnce(&mut Log) -> Result<Vec<Operation>, WalError>,
     ) -> Result<(), WalError> {
-        let mut inner = locked(&self.inner);
-        if let Some(reason) = &inner.queue.poisoned {
-            return Err(WalError::Poisoned(reason.clone()));
-        }
-        if inner.queue.closed {
-            return Err(WalError::Closed);
-        }
+        let mut inner = self.open()?;
         let operations = change(&mut inner.log)?;
         inner
             .queue
@@ -176,6 +178,18 @@ impl Shared {
         drop(inner);
         self.arrived.notify_one();
         Ok(())
+    }
+
+    /// The log and its queue, if it still takes changes.
+    fn open(&self) -> Result<MutexGuard<'_, Inner>, WalError> {
+        let inner = locked(&self.inner);
+        if let Some(reason) = &inner.queue.poisoned {
+            return Err(WalError::Poisoned(reason.clone()));
+        }
+        if inner.queue.closed {
+            return Err(WalError::Closed);
+        }
+        Ok(inner)
     }
 
     pub(super) fn append(&self, entries: Vec<LogEntry>, done: Done) -> Result<(), WalError> {
@@ -194,10 +208,12 @@ impl Shared {
     }
 
     pub(super) fn save_committed(&self, id: Option<EntryId>) -> Result<(), WalError> {
-        self.submit(None, |log| {
-            log.committed = id;
-            Ok(vec![Operation::Committed(id)])
-        })
+        let mut inner = self.open()?;
+        inner.log.committed = id;
+        // The newest mark is the only one that counts.
+        inner.queue.items.pop_back_if(|item| item.is_patient());
+        inner.queue.items.push_back(Item { operation: Some(Operation::Committed(id)), done: None });
+        Ok(())
     }
 
     pub(super) fn truncate_after(&self, last: Option<EntryId>) -> Result<(), WalError> {
@@ -385,11 +401,11 @@ impl Writer {
     /// Waits for work and takes as much as makes one batch; `None` once closed and empty.
     fn next_batch(&self) -> Option<Vec<Item>> {
         let mut inner = locked(&self.shared.inner);
-        while inner.queue.items.is_empty() {
-            if inner.queue.closed {
-                return None;
-            }
+        while inner.queue.items.iter().all(Item::is_patient) && !inner.queue.closed {
             inner = self.shared.arrived.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        if inner.queue.items.is_empty() {
+            return None;
         }
         let mut batch = Vec::new();
         let mut bytes = 0;
