@@ -19,6 +19,7 @@ use rocksdb::{
 };
 
 use super::alarms::Alarms;
+use super::counts::Counts;
 use super::rows::{self, BadRow, KEYS, State, VERSION_SUFFIX_LEN};
 use super::{Config, EngineError, LeaseRecord};
 use crate::auth;
@@ -38,6 +39,7 @@ pub(crate) struct Instance {
     alarms: RwLock<Alarms>,
     downgrade: RwLock<Option<String>>,
     auth: ArcSwap<auth::State>,
+    pub(super) counts: Counts,
 }
 
 /// Strips the version from the row key of a key's version, so that one Bloom filter
@@ -185,6 +187,7 @@ impl Instance {
             alarms: RwLock::default(),
             downgrade: RwLock::default(),
             auth: ArcSwap::default(),
+            counts: Counts::default(),
         };
         let state = match instance.get(rows::STATE)? {
             Some(row) => State::decode(&row).map_err(|bad| instance.damaged(bad))?,
@@ -193,6 +196,7 @@ impl Instance {
         // Everything in a database just opened is flushed.
         instance.floor.store(state.compact_revision, Ordering::Release);
         instance.publish(state);
+        instance.counts = Counts::new(state.revision);
         instance.leases = RwLock::new(instance.read_leases()?);
         instance.alarms = RwLock::new(instance.read_alarms()?);
         let downgrade = instance.get(rows::DOWNGRADE)?.map(|row| String::from_utf8_lossy(&row).into_owned());

@@ -15,6 +15,7 @@ use quorate_proto::mvccpb::KeyValue;
 use rocksdb::checkpoint::Checkpoint as Links;
 use tokio::sync::watch;
 
+use super::counts::Counts;
 use super::db::Instance;
 use super::hash::{self, HashKv, Trail};
 use super::rows::Revision;
@@ -551,6 +552,10 @@ impl txn::Source for Instance {
             return Ok(Keys::One(row.filter(|row| !row.tombstone).map(|row| (key.clone(), row))));
         }
         Ok(Keys::Many(Scan::new(self, None, range, at, with_values)?))
+    }
+
+    fn counts(&self) -> Option<&Counts> {
+        Some(&self.counts)
     }
 }
 

@@ -37,11 +37,10 @@ impl Latest {
         self.young.get(key).or_else(|| self.old.get(key))
     }
 
-    /// Notes a change that was written. Copies: what is kept must not hold on to the
-    /// buffers that entries arrived in.
+    /// Notes a change that was written.
     pub(super) fn note(&mut self, change: &Change) {
         let Change { key, row, .. } = change;
-        let row = Row { value: Bytes::copy_from_slice(&row.value), ..row.clone() };
+        let row = row.clone();
         let size = key.len() + row.value.len() + ENTRY_BYTES;
         match self.young.get_mut(key) {
             Some(known) => {
@@ -51,7 +50,7 @@ impl Latest {
             None => {
                 let key = match self.old.remove_entry(key) {
                     Some((key, _)) => key,
-                    None => Bytes::copy_from_slice(key),
+                    None => key.clone(),
                 };
                 self.young.insert(key, row);
                 self.young_bytes += size;

@@ -6,6 +6,7 @@
 
 mod alarms;
 mod collect;
+mod counts;
 mod db;
 mod engine;
 #[cfg(test)]
@@ -46,6 +47,7 @@ pub(crate) use latest::Latest;
 pub(crate) use load::{Loaded, Loader};
 pub(crate) use pending::{Change, Pending};
 pub(crate) use picture::AuthRow;
+pub(crate) use range::successor;
 pub(crate) use rows::{Revision, Row};
 pub(crate) use txn::execute;
 pub(crate) use view::KeyRange;

@@ -104,7 +104,11 @@ impl<'a> Pending<'a> {
     }
 
     /// Gives `key` a version; `previous` is the one alive before.
-    pub(super) fn write(&mut self, key: Bytes, row: Row, previous: Option<Row>) {
+    pub(super) fn write(&mut self, key: &[u8], row: Row, previous: Option<Row>) {
+        // Copied once: what is kept for writers and watchers must not hold on to the buffers
+        // that entries arrived in.
+        let key = Bytes::copy_from_slice(key);
+        let row = Row { value: Bytes::copy_from_slice(&row.value), ..row };
         rows::put_key_prefix(&mut self.row_key, &key);
         rows::put_version(&mut self.row_key, row.revision);
         rows::put_row(&mut self.row, &row);
@@ -325,6 +329,7 @@ impl<'a> Pending<'a> {
         self.state.applied = Some(applied);
         self.batch.put(rows::STATE, self.state.encode());
         self.instance.write(self.batch)?;
+        self.instance.counts.note(&self.changes, self.state.compact_revision);
         self.instance.publish(self.state);
         self.instance.publish_auth(self.auth);
         self.changes.iter().for_each(|change| self.latest.note(change));

@@ -2,11 +2,13 @@
 
 use std::cmp::Ordering;
 
+use bytes::{BufMut, Bytes, BytesMut};
 use quorate_proto::etcd::range_request::{SortOrder, SortTarget};
 use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader};
 use quorate_proto::mvccpb::KeyValue;
 
 use super::EngineError;
+use super::counts::Counts;
 use super::view::{KeyRange, Keys};
 use crate::command::ApplyError;
 
@@ -81,25 +83,36 @@ fn compare(target: SortTarget, a: &KeyValue, b: &KeyValue) -> Ordering {
     }
 }
 
-/// Answers `request` from its keys. `count` is of all of them, whatever the
-/// limit and the filters.
-pub(super) fn collect(
+/// Answers `request`, which is read at revision `at`, from its keys. `count` is of all of
+/// them, whatever the limit and the filters.
+pub(super) fn collect<'a>(
     request: &RangeRequest,
-    mut keys: Keys<'_>,
+    keys: impl FnOnce() -> Result<Keys<'a>, EngineError>,
+    at: i64,
+    counts: Option<&Counts>,
     header_revision: i64,
 ) -> Result<RangeResponse, EngineError> {
     let order = order(request);
     let limit = usize::try_from(request.limit).unwrap_or(0);
     let limit = if limit == 0 { usize::MAX } else { limit };
+    // One key is counted as soon as it is found.
+    let counts = counts.filter(|_| !request.range_end.is_empty() && (request.count_only || limit < usize::MAX));
+    let known = counts.and_then(|counts| counts.get(request, at));
+    let header = Some(ResponseHeader { revision: header_revision, ..Default::default() });
+    if request.count_only {
+        let count = known.map_or_else(|| keys()?.count(), Ok)?;
+        if let Some(counts) = counts.filter(|_| known.is_none()) {
+            counts.put(&request.key, &request.range_end, at, count);
+        }
+        return Ok(RangeResponse { header, count, ..RangeResponse::default() });
+    }
     // Asked to sort or filter, everything is looked at. When the order is only implied by the
     // target, etcd sorts the first keys up to the limit and one more, and so does this.
     let looks_at_all = request.sort_order() != SortOrder::None || has_filters(request);
     let stop_at = if looks_at_all { usize::MAX } else { limit.saturating_add(1) };
+    let mut keys = keys()?;
     let mut kvs: Vec<KeyValue> = Vec::new();
     let (mut count, mut more) = (0, false);
-    if request.count_only {
-        count = keys.count()?;
-    }
     while let Some((key, row)) = keys.next()? {
         count += 1;
         let kv = row.to_key_value(key);
@@ -109,7 +122,11 @@ pub(super) fn collect(
         kvs.push(kv);
         if kvs.len() == stop_at {
             more = true;
-            count += keys.count()?;
+            let rest = if known.is_none() { keys.count()? } else { 0 };
+            count = known.unwrap_or(count + rest);
+            if let Some(counts) = counts {
+                remember(counts, request, &kvs[..limit], at, count, known.is_none());
+            }
             break;
         }
     }
@@ -126,8 +143,26 @@ pub(super) fn collect(
     if request.keys_only {
         kvs.iter_mut().for_each(|kv| kv.value.clear());
     }
-    let header = Some(ResponseHeader { revision: header_revision, ..Default::default() });
     Ok(RangeResponse { header, kvs, more, count })
+}
+
+/// Keeps the count of a request, and that of what its next page will ask for.
+fn remember(counts: &Counts, request: &RangeRequest, page: &[KeyValue], at: i64, count: i64, is_new: bool) {
+    if is_new {
+        counts.put(&request.key, &request.range_end, at, count);
+    }
+    if let Some(last) = page.last() {
+        let left = count - i64::try_from(page.len()).unwrap_or(count);
+        counts.put(&successor(&last.key), &request.range_end, at, left);
+    }
+}
+
+/// The first key after `key`.
+pub(crate) fn successor(key: &[u8]) -> Bytes {
+    let mut next = BytesMut::with_capacity(key.len() + 1);
+    next.extend_from_slice(key);
+    next.put_u8(0);
+    next.freeze()
 }
 
 /// The first keys of a request whose order is theirs: up to `max_keys`, and no more than

@@ -11,6 +11,7 @@ use quorate_proto::etcd::{
     ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 
+use super::counts::Counts;
 use super::pending::Pending;
 use super::rows::Row;
 use super::view::{KeyRange, Keys};
@@ -143,11 +144,18 @@ impl<'a> Writes<'a> {
 /// Where compares and ranges of a transaction read.
 pub(super) trait Source {
     fn keys(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Keys<'_>, EngineError>;
+
+    /// What is known of how many keys ranges have, if that is of what `keys` reads.
+    fn counts(&self) -> Option<&Counts>;
 }
 
 impl Source for Pending<'_> {
     fn keys(&self, range: KeyRange<'_>, at: i64, with_values: bool) -> Result<Keys<'_>, EngineError> {
         Pending::keys(self, range, at, with_values)
+    }
+
+    fn counts(&self) -> Option<&Counts> {
+        None
     }
 }
 
@@ -227,8 +235,8 @@ pub(super) fn read_range(
     at: i64,
     header_revision: i64,
 ) -> Result<RangeResponse, EngineError> {
-    let keys = source.keys(range::key_range(request), at, range::needs_values(request))?;
-    range::collect(request, keys, header_revision)
+    let keys = || source.keys(range::key_range(request), at, range::needs_values(request));
+    range::collect(request, keys, at, source.counts(), header_revision)
 }
 
 /// Applies a command to the batch in progress. An error of kind `Apply` means that
@@ -334,7 +342,7 @@ impl Writer<'_, '_> {
         };
         let prev_kv = previous.as_ref().filter(|_| request.prev_kv);
         let prev_kv = prev_kv.map(|row| row.to_key_value(request.key.clone()));
-        self.pending.write(request.key.clone(), row, previous);
+        self.pending.write(&request.key, row, previous);
         self.changes += 1;
         Ok(PutResponse { header: self.header(), prev_kv })
     }
@@ -367,7 +375,7 @@ impl Writer<'_, '_> {
             lease: 0,
             value: Bytes::new(),
         };
-        self.pending.write(key, row, Some(previous));
+        self.pending.write(&key, row, Some(previous));
         self.changes += 1;
     }
 

@@ -75,7 +75,7 @@ impl<'a> KeyRange<'a> {
     }
 }
 
-/// After this many versions that are too new, seeking beats stepping.
+/// After this many versions that are not wanted, seeking beats stepping.
 const STEPS_BEFORE_SEEK: usize = 4;
 
 /// Looks up single keys; keeps its iterator and buffer between them.
@@ -118,6 +118,8 @@ struct Stored<'a> {
     at: i64,
     with_values: bool,
     prefix: Vec<u8>,
+    /// How many steps to try: few where the key before had many versions.
+    steps: usize,
 }
 
 impl<'a> Stored<'a> {
@@ -125,7 +127,7 @@ impl<'a> Stored<'a> {
         let (from, to) = range.row_bounds();
         let mut iterator = instance.range_iterator(&from, &to);
         iterator.seek(&from);
-        Stored { instance, iterator, at, with_values, prefix: Vec::new() }
+        Stored { instance, iterator, at, with_values, prefix: Vec::new(), steps: STEPS_BEFORE_SEEK }
     }
 
     /// The next key that had a version, dead or alive.
@@ -188,13 +190,17 @@ impl<'a> Stored<'a> {
 
     /// Moves beyond the present key.
     fn skip_key(&mut self) {
-        for _ in 0..STEPS_BEFORE_SEEK {
+        for _ in 0..self.steps {
             self.iterator.next();
             match self.iterator.key() {
                 Some(row_key) if row_key.starts_with(&self.prefix) => {}
-                _ => return,
+                _ => {
+                    self.steps = STEPS_BEFORE_SEEK;
+                    return;
+                }
             }
         }
+        self.steps = 1;
         rows::prefix_to_next_key(&mut self.prefix);
         self.iterator.seek(&self.prefix);
     }

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 
-use bytes::{BufMut, Bytes, BytesMut};
 use futures::{Stream, stream};
 use quorate_proto::etcd::kv_server::Kv as Service;
 use quorate_proto::etcd::range_request::{SortOrder, SortTarget};
@@ -13,6 +12,7 @@ use quorate_proto::etcd::{
 use tonic::{Request, Response, Status};
 
 use super::{admit, answer, learner, unsupported};
+use crate::mvcc::successor;
 use crate::node::Store;
 
 /// Keys of the first message of a streamed range (etcd's number): it comes soon. Each
@@ -131,12 +131,4 @@ impl Page {
         let header = Some(store.header(page.revision));
         Ok((RangeResponse { header, kvs: page.kvs, more: page.more, count }, None))
     }
-}
-
-/// The first key after `key`.
-fn successor(key: &[u8]) -> Bytes {
-    let mut next = BytesMut::with_capacity(key.len() + 1);
-    next.extend_from_slice(key);
-    next.put_u8(0);
-    next.freeze()
 }

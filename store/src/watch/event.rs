@@ -1,5 +1,7 @@
 //! An event as it goes over the wire, encoded once for everybody.
 
+use std::borrow::Cow;
+
 use bytes::{Bytes, BytesMut};
 use prost::Message;
 use quorate_proto::mvccpb::event::EventType;
@@ -9,6 +11,48 @@ use crate::mvcc::Change;
 
 /// What the allocator and the count of those who share the bytes take beside them.
 const ALLOCATION_BYTES: usize = 64;
+
+/// An event of the ring. It is encoded if somebody watched its key when it came: most keys
+/// that are written are watched by nobody.
+pub(super) enum Recent {
+    Watched(EncodedEvent),
+    Unwatched(Change),
+}
+
+impl Recent {
+    pub(super) fn revision(&self) -> i64 {
+        match self {
+            Recent::Watched(event) => event.revision,
+            Recent::Unwatched(change) => change.row.revision.main,
+        }
+    }
+
+    pub(super) fn key(&self) -> &Bytes {
+        match self {
+            Recent::Watched(event) => event.key(),
+            Recent::Unwatched(change) => &change.key,
+        }
+    }
+
+    pub(super) fn encoded(&self) -> Cow<'_, EncodedEvent> {
+        match self {
+            Recent::Watched(event) => Cow::Borrowed(event),
+            Recent::Unwatched(change) => Cow::Owned(EncodedEvent::new(change.clone())),
+        }
+    }
+
+    /// What it costs to keep.
+    pub(super) fn size(&self) -> usize {
+        let allocated = match self {
+            Recent::Watched(event) => ALLOCATION_BYTES + event.bytes.len(),
+            Recent::Unwatched(Change { key, row, previous }) => {
+                let previous = previous.as_ref().map_or(0, |row| row.value.len());
+                3 * ALLOCATION_BYTES + key.len() + row.value.len() + previous
+            }
+        };
+        size_of::<Recent>() + allocated
+    }
+}
 
 /// One event. Its fields are encoded in their order, so that who does not want the
 /// version before, which comes last, takes fewer bytes of the same.
@@ -71,11 +115,6 @@ impl EncodedEvent {
     /// An encoded `mvccpb.Event`.
     pub(crate) fn bytes(&self) -> &Bytes {
         &self.bytes
-    }
-
-    /// What it costs to keep.
-    pub(super) fn size(&self) -> usize {
-        size_of::<EncodedEvent>() + ALLOCATION_BYTES + self.bytes.len()
     }
 
     /// Keys and values share the bytes.

@@ -9,7 +9,7 @@ use metrics::gauge;
 use quorate_proto::etcd::WatchCreateRequest;
 use tokio::sync::{Semaphore, watch};
 
-use super::event::EncodedEvent;
+use super::event::{EncodedEvent, Recent};
 use super::index::Index;
 use super::{Mailbox, Watcher};
 use crate::mvcc::{Change, Engine};
@@ -25,7 +25,7 @@ const MAX_BATCHES: usize = 64;
 pub(super) struct Batch {
     pub(super) last_revision: i64,
     /// In order.
-    pub(super) events: Vec<EncodedEvent>,
+    pub(super) events: Vec<Recent>,
     bytes: usize,
 }
 
@@ -220,24 +220,36 @@ impl Hub {
 
     /// Publishes the changes of an applied batch; `revision` is the one that readers see now.
     pub(crate) fn publish(&self, changes: Vec<Change>, revision: i64) {
-        let events: Vec<EncodedEvent> = changes.into_iter().map(EncodedEvent::new).collect();
-        let bytes = events.iter().map(EncodedEvent::size).sum();
         let mut guard = self.lock();
         let state = &mut *guard;
         if revision == state.published {
             return;
         }
         let mut touched = Vec::new();
-        for event in &events {
-            state.index.matches(event.key(), |group| {
+        let mut watched = Vec::with_capacity(changes.len());
+        for Change { key, row, .. } in &changes {
+            let mut matched = false;
+            state.index.matches(key, |group| {
                 if let Some(found) = state.groups.get_mut(*group) {
+                    matched = true;
                     if found.news.is_none() {
                         touched.push(*group);
                     }
-                    News::add(&mut found.news, event.revision, event.revision);
+                    News::add(&mut found.news, row.revision.main, row.revision.main);
                 }
             });
+            watched.push(matched);
         }
+        // Encoded while nobody waits. Who comes meanwhile begins after these.
+        drop(guard);
+        let events = changes.into_iter().zip(watched).map(|(change, watched)| match watched {
+            true => Recent::Watched(EncodedEvent::new(change)),
+            false => Recent::Unwatched(change),
+        });
+        let events: Vec<Recent> = events.collect();
+        let bytes = events.iter().map(Recent::size).sum();
+        let mut guard = self.lock();
+        let state = &mut *guard;
         let woken = state.announce(touched);
         state.published = revision;
         state.bytes += bytes;

@@ -348,18 +348,18 @@ impl Watcher {
         let mut events: Vec<EncodedEvent> = Vec::new();
         let (mut bytes, mut revisions, mut last) = (0, 0, 0);
         for batch in batches {
-            let first = batch.events.partition_point(|event| event.revision < from);
-            let wanted = batch.events.iter().skip(first).take_while(|event| event.revision <= upto);
+            let first = batch.events.partition_point(|event| event.revision() < from);
+            let wanted = batch.events.iter().skip(first).take_while(|event| event.revision() <= upto);
             for event in wanted.filter(|event| range.contains(event.key())) {
-                if event.revision > last {
+                if event.revision() > last {
                     if bytes > MAX_PART_BYTES || revisions == room {
-                        return (events, event.revision - 1, revisions);
+                        return (events, event.revision() - 1, revisions);
                     }
                     revisions += 1;
-                    last = event.revision;
+                    last = event.revision();
                 }
-                if let Some(event) = self.select(event) {
-                    bytes += event.size();
+                if let Some(event) = self.select(&event.encoded()) {
+                    bytes += event.bytes().len();
                     events.push(event);
                 }
             }
