@@ -8,11 +8,11 @@ use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use bytes::{Buf, BufMut, Bytes};
+use bytes::Bytes;
 
 use crate::auth::Permit;
 use crate::command::{ApplyError, Command, CommandResult, RequestId};
-use crate::mvcc::{self, Config, Engine, EngineError, Latest, Pending, ReadError};
+use crate::mvcc::{self, Config, Engine, EngineError, Latest, Pending, ReadError, Request};
 use crate::telemetry;
 use crate::wal::EntryId;
 use crate::watch::Hub;
@@ -48,8 +48,6 @@ const MAX_REQUESTS: usize = 32 * 1024;
 /// A larger result is not kept, only that there was one: the table then has a bound in bytes,
 /// and what one request answers never makes it forget others.
 const MAX_RESULT_BYTES: usize = 256;
-/// What a request's row holds before its result: client and sequence.
-const REQUEST_ID_BYTES: usize = 16;
 /// Forgetting is done for so many at a time.
 const FORGET_AT_ONCE: usize = 4 * 1024;
 
@@ -132,7 +130,7 @@ impl StateMachine {
                     self.membership = Some(stored);
                     CommandResult::Done { revision: pending.revision() }
                 }
-                Payload::Command(command) => self.requests.run(&mut pending, id, &command)?,
+                Payload::Command(command) => self.requests.run(&mut pending, id, last.index, &command)?,
             };
             results.push(result);
             hashes.push((id.index, pending.hash()));
@@ -168,7 +166,7 @@ impl StateMachine {
 /// ever asked for.
 #[derive(Default)]
 struct Requests {
-    /// The log index of each.
+    /// The row of each: that of its batch.
     known: HashMap<(u64, u64), u64>,
     /// By log index.
     order: VecDeque<(u64, (u64, u64))>,
@@ -177,28 +175,31 @@ struct Requests {
 impl Requests {
     fn load(engine: &Engine) -> Result<Requests, EngineError> {
         let mut requests = Requests::default();
-        engine.live().requests(|index, mut row| {
-            if let (Ok(client), Ok(sequence)) = (row.try_get_u64(), row.try_get_u64()) {
-                requests.insert(index, (client, sequence));
-            }
+        engine.live().requests(|row, request| {
+            requests.insert(request.index, row, (request.client, request.sequence));
         })?;
         Ok(requests)
     }
 
-    fn insert(&mut self, index: u64, key: (u64, u64)) {
+    fn insert(&mut self, index: u64, row: u64, key: (u64, u64)) {
         self.order.push_back((index, key));
-        self.known.insert(key, index);
+        self.known.insert(key, row);
     }
 
-    /// Executes a command, once.
-    fn run(&mut self, pending: &mut Pending<'_>, id: EntryId, command: &Command) -> Result<CommandResult, EngineError> {
+    /// Executes a command of a batch whose requests go into that row, once.
+    fn run(
+        &mut self,
+        pending: &mut Pending<'_>,
+        id: EntryId,
+        row: u64,
+        command: &Command,
+    ) -> Result<CommandResult, EngineError> {
         let Some(RequestId { client, sequence, since }) = command.request else {
             return execute(pending, id, command);
         };
         let key = (client, sequence);
-        if let Some(index) = self.known.get(&key) {
-            let row = pending.request(*index)?;
-            let decoded = CommandResult::decode(row.slice(REQUEST_ID_BYTES.min(row.len())..));
+        if let Some(row) = self.known.get(&key) {
+            let decoded = CommandResult::decode(pending.request(*row, client, sequence)?);
             return Ok(decoded.unwrap_or_else(|error| CommandResult::Error(ApplyError::Undecodable(error.to_string()))));
         }
         if since < pending.forgotten() {
@@ -206,13 +207,8 @@ impl Requests {
         }
         let result = execute(pending, id, command)?;
         // Results without an effect too: answered "no" once, it must not take effect later.
-        let encoded = kept(&result);
-        let mut row = Vec::with_capacity(REQUEST_ID_BYTES + encoded.len());
-        row.put_u64(client);
-        row.put_u64(sequence);
-        row.put_slice(&encoded);
-        pending.put_request(id.index, row.into());
-        self.insert(id.index, key);
+        pending.put_request(Request { index: id.index, client, sequence, result: &kept(&result) });
+        self.insert(id.index, row, key);
         self.forget(pending);
         Ok(result)
     }

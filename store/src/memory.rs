@@ -28,9 +28,9 @@ pub(crate) struct Budget {
     pub(crate) latest_bytes: usize,
 }
 
-/// Half of what can be shared out is for the database, an eighth each for events and
-/// entries, half of that for the newest versions; the rest stays free for compactions and
-/// for what the allocator keeps.
+/// Half of what can be shared out is for the database, an eighth each for events and for
+/// the newest versions, half of that for entries, which peers that lag read from the disk;
+/// the rest stays free for compactions and for what the allocator keeps.
 pub(crate) fn budget(limit_bytes: u64) -> Budget {
     let shared = limit_bytes.saturating_sub(FIXED_BYTES);
     let part = |sixteenths: u64| usize::try_from(shared / 16 * sixteenths).unwrap_or(usize::MAX);
@@ -39,8 +39,8 @@ pub(crate) fn budget(limit_bytes: u64) -> Budget {
         cache_bytes,
         memtable_bytes: (cache_bytes / 4).min(MAX_MEMTABLE_BYTES),
         history_bytes: part(2),
-        log_bytes: part(2),
-        latest_bytes: part(1),
+        log_bytes: part(1),
+        latest_bytes: part(2),
     }
 }
 

@@ -21,7 +21,8 @@ use super::hash::{self, HashKv, Trail};
 use super::rows::Revision;
 use super::view::{KeyRange, Keys, Lookup, Scan};
 use super::{
-    Alarms, Checkpoint, Config, EngineError, LeaseRecord, ReadError, Space, is_read_only, range, rows, space, txn,
+    Alarms, Checkpoint, Config, EngineError, LeaseRecord, Listing, ReadError, Space, is_read_only, range, rows, space,
+    txn,
 };
 use crate::auth;
 use crate::command::{ApplyError, Operation};
@@ -180,6 +181,24 @@ impl Engine {
             return Err(ApplyError::Compacted.into());
         }
         Ok(Page { kvs, more, at, revision })
+    }
+
+    /// Answers a range as bytes; it has to be plain, see [`range::is_plain`].
+    ///
+    /// # Errors
+    /// `Apply` is for the client.
+    pub(crate) fn list(&self, request: &RangeRequest) -> Result<Listing, ReadError> {
+        range::check(request)?;
+        let instance = self.live();
+        loop {
+            let current = instance.revision();
+            let at = range::revision(request, current, instance.compact_revision())?;
+            let listing = Listing::new(Arc::clone(&instance), request, at, current)?;
+            // What was compacted meanwhile may have been removed before the walk began.
+            if instance.compact_revision() <= at {
+                return Ok(listing);
+            }
+        }
     }
 
     /// Answers a transaction that only reads, all of it at one revision.
@@ -584,11 +603,19 @@ impl Instance {
         Ok(keys)
     }
 
-    /// The rows of requests that took effect, by log index.
-    pub(crate) fn requests(&self, mut visit: impl FnMut(u64, &[u8])) -> Result<(), EngineError> {
+    /// The requests that took effect and are not forgotten, in the order of the log, each
+    /// with the number of its row.
+    pub(crate) fn requests(&self, mut visit: impl FnMut(u64, rows::Request<'_>)) -> Result<(), EngineError> {
+        let forgotten = self.state().forgotten;
         let (from, to) = rows::request_bounds();
-        self.scan(&from, &to, |key, row| {
-            visit(rows::parse_number(key)?, row);
+        self.scan(&from, &to, |key, mut row| {
+            let number = rows::parse_number(key)?;
+            while let Some(request) = rows::take_request(&mut row)? {
+                // Some of a row may be forgotten while others are not.
+                if request.index > forgotten {
+                    visit(number, request);
+                }
+            }
             Ok(true)
         })
     }

@@ -1,6 +1,6 @@
 //! Rows that a damaged disk brings: refused or read, never a panic.
 
-use super::rows::{self, Revision, Row, State};
+use super::rows::{self, Request, Revision, Row, State};
 use crate::fuzz::fuzz;
 
 #[test]
@@ -12,11 +12,16 @@ fn rows_of_the_state_machine() {
     rows::put_change(&mut change, b"a\0key", true);
     rows::put_key_prefix(&mut key, b"a\0key");
     rows::put_version(&mut key, revision);
+    let mut requests = Vec::new();
+    for sequence in 1..3 {
+        rows::put_request(&mut requests, Request { index: 9, client: 7, sequence, result: b"result" });
+    }
     let state = State { revision: 7, compact_revision: 3, ..State::EMPTY }.encode().to_vec();
     let corpus = vec![
         version,
         change,
         key,
+        requests,
         state,
         rows::change_key(revision).to_vec(),
         rows::lease_row(60, 30).to_vec(),
@@ -30,6 +35,8 @@ fn rows_of_the_state_machine() {
         let _ = rows::parse_change_key(input);
         let _ = rows::parse_lease_row(input);
         let _ = rows::parse_number(input);
+        let mut rest = input;
+        while let Ok(Some(_)) = rows::take_request(&mut rest) {}
         if let Ok(state) = State::decode(input) {
             assert_eq!(State::decode(&state.encode()).map(|again| again.encode()), Ok(state.encode()));
         }

@@ -15,6 +15,7 @@ mod etcd_tests;
 mod fuzz_tests;
 mod hash;
 mod latest;
+mod listing;
 mod load;
 #[cfg(test)]
 mod model;
@@ -44,11 +45,12 @@ pub(crate) use alarms::Alarms;
 pub(crate) use collect::Collector;
 pub(crate) use engine::{History, Page};
 pub(crate) use latest::Latest;
+pub(crate) use listing::{Listing, Rest};
 pub(crate) use load::{Loaded, Loader};
 pub(crate) use pending::{Change, Pending};
 pub(crate) use picture::AuthRow;
-pub(crate) use range::successor;
-pub(crate) use rows::{Revision, Row};
+pub(crate) use range::{is_plain, successor};
+pub(crate) use rows::{Request, Revision, Row};
 pub(crate) use txn::execute;
 pub(crate) use view::KeyRange;
 

@@ -51,8 +51,8 @@ pub(crate) struct Pending<'a> {
     members: BTreeMap<Vec<u8>, Option<Bytes>>,
     lookup: RefCell<Lookup<'a>>,
     latest: &'a mut Latest,
-    /// Results that this batch has noted, by log index.
-    requests: BTreeMap<u64, Bytes>,
+    /// The row of the requests that took effect in this batch.
+    requests: Vec<u8>,
     pub(super) state: State,
     auth: Arc<auth::State>,
     changes: Vec<Change>,
@@ -70,7 +70,7 @@ impl<'a> Pending<'a> {
             members: BTreeMap::new(),
             lookup: RefCell::new(Lookup::new(instance)),
             latest,
-            requests: BTreeMap::new(),
+            requests: Vec::new(),
             state: instance.state(),
             auth: instance.auth(),
             changes: Vec::new(),
@@ -281,19 +281,29 @@ impl<'a> Pending<'a> {
         Ok(())
     }
 
-    /// Notes the result of a request that took effect.
-    pub(crate) fn put_request(&mut self, index: u64, row: Bytes) {
-        self.batch.put(rows::request_key(index), &row);
-        self.requests.insert(index, row);
+    /// Notes a request that took effect.
+    pub(crate) fn put_request(&mut self, request: rows::Request<'_>) {
+        rows::put_request(&mut self.requests, request);
     }
 
-    /// What was noted of a request that took effect and is not forgotten.
-    pub(crate) fn request(&self, index: u64) -> Result<Bytes, EngineError> {
-        let known = match self.requests.get(&index) {
-            Some(row) => Some(row.clone()),
-            None => self.instance.get(&rows::request_key(index))?,
+    /// The result of a request that took effect and is not forgotten: in the row of that
+    /// number, or in this batch.
+    pub(crate) fn request(&self, row: u64, client: u64, sequence: u64) -> Result<Bytes, EngineError> {
+        let find = |mut row: &[u8]| {
+            while let Some(request) = rows::take_request(&mut row)? {
+                if (request.client, request.sequence) == (client, sequence) {
+                    return Ok(Some(Bytes::copy_from_slice(request.result)));
+                }
+            }
+            Ok(None)
         };
-        known.ok_or_else(|| self.instance.damaged(BadRow("the result of a request is missing")))
+        let damaged = |bad| self.instance.damaged(bad);
+        let mut found = find(&self.requests).map_err(damaged)?;
+        if found.is_none() {
+            let written = self.instance.get(&rows::request_key(row))?;
+            found = find(written.as_deref().unwrap_or_default()).map_err(damaged)?;
+        }
+        found.ok_or_else(|| damaged(BadRow("the result of a request is missing")))
     }
 
     /// Forgets the results of requests up to a log index.
@@ -327,6 +337,9 @@ impl<'a> Pending<'a> {
     /// Writes everything and lets readers see it; returns what watchers have to know.
     pub(crate) fn commit(mut self, applied: crate::wal::EntryId) -> Result<Vec<Change>, EngineError> {
         self.state.applied = Some(applied);
+        if !self.requests.is_empty() {
+            self.batch.put(rows::request_key(applied.index), &self.requests);
+        }
         self.batch.put(rows::STATE, self.state.encode());
         self.instance.write(self.batch)?;
         self.instance.counts.note(&self.changes, self.state.compact_revision);

@@ -55,6 +55,11 @@ fn order(request: &RangeRequest) -> Option<(SortTarget, bool)> {
     }
 }
 
+/// Whether the answer is the first keys as they come, whatever they hold.
+pub(crate) fn is_plain(request: &RangeRequest) -> bool {
+    !request.range_end.is_empty() && !request.count_only && order(request).is_none() && !has_filters(request)
+}
+
 /// Whether the scan has to bring the values.
 pub(super) fn needs_values(request: &RangeRequest) -> bool {
     let by_value = order(request).is_some_and(|(target, _)| target == SortTarget::Value);

@@ -5,7 +5,8 @@
 //! r | revision u64 | sub u32                  ->  the change log: deleted? and the key
 //! l | lease u64                               ->  a lease
 //! a | lease u64 | key                         ->  the key belongs to the lease
-//! q | log index u64                           ->  a request that took effect, its result
+//! q | log index u64                           ->  requests that took effect in the batch of
+//!                                                 entries up to this one, their results
 //! h | a | member u64 | alarm i32              ->  an alarm: raised by the member itself?
 //! h | d                                       ->  the version to downgrade to
 //! m | name                                    ->  state of the whole
@@ -15,6 +16,8 @@
 //! Numbers in keys are big-endian, so that rows sort by them. A key is escaped so that
 //! no escaped key is a prefix of another and the order stays: 0 becomes 0 255, and 0 1
 //! ends it.
+
+use std::borrow::Cow;
 
 use bytes::{Buf, BufMut, Bytes};
 use quorate_proto::mvccpb::KeyValue;
@@ -115,10 +118,18 @@ pub(super) fn split_version(row_key: &[u8]) -> Result<(&[u8], Revision), BadRow>
 
 /// The key whose versions begin with `prefix`.
 pub(super) fn unescape(prefix: &[u8]) -> Result<Bytes, BadRow> {
+    Ok(match key_of(prefix)? {
+        Cow::Borrowed(key) => Bytes::copy_from_slice(key),
+        Cow::Owned(key) => key.into(),
+    })
+}
+
+/// As [`unescape`], without a copy of a key that is its own escape.
+pub(super) fn key_of(prefix: &[u8]) -> Result<Cow<'_, [u8]>, BadRow> {
     let bad = BadRow("a key is not escaped as it should be");
     let inner = prefix.get(1..prefix.len().saturating_sub(2)).ok_or(bad)?;
     if !inner.contains(&0) {
-        return Ok(Bytes::copy_from_slice(inner));
+        return Ok(Cow::Borrowed(inner));
     }
     let mut key = Vec::with_capacity(inner.len());
     let mut bytes = inner.iter();
@@ -128,7 +139,7 @@ pub(super) fn unescape(prefix: &[u8]) -> Result<Bytes, BadRow> {
             return Err(bad);
         }
     }
-    Ok(key.into())
+    Ok(Cow::Owned(key))
 }
 
 const TOMBSTONE: u8 = 1;
@@ -143,14 +154,27 @@ pub(super) fn put_row(buffer: &mut Vec<u8>, row: &Row) {
     buffer.extend_from_slice(&row.value);
 }
 
+/// What a version's row says beside its value.
+#[derive(Clone, Copy)]
+pub(super) struct RowHead {
+    pub(super) tombstone: bool,
+    pub(super) create: i64,
+    pub(super) version: i64,
+    pub(super) lease: i64,
+}
+
+/// Splits a version's row into what it says and its value.
+pub(super) fn split_row(bytes: &[u8]) -> Result<(RowHead, &[u8]), BadRow> {
+    let (mut head, value) = bytes.split_at_checked(ROW_HEADER_LEN).ok_or(BadRow("a version is cut short"))?;
+    let tombstone = head.get_u8() == TOMBSTONE;
+    let (create, version, lease) = (head.get_i64(), head.get_i64(), head.get_i64());
+    Ok((RowHead { tombstone, create, version, lease }, value))
+}
+
 /// Reads a version; its value only when asked for.
-pub(super) fn parse_row(mut bytes: &[u8], revision: Revision, with_value: bool) -> Result<Row, BadRow> {
-    if bytes.len() < ROW_HEADER_LEN {
-        return Err(BadRow("a version is cut short"));
-    }
-    let tombstone = bytes.get_u8() == TOMBSTONE;
-    let (create, version, lease) = (bytes.get_i64(), bytes.get_i64(), bytes.get_i64());
-    let value = if with_value { Bytes::copy_from_slice(bytes) } else { Bytes::new() };
+pub(super) fn parse_row(bytes: &[u8], revision: Revision, with_value: bool) -> Result<Row, BadRow> {
+    let (RowHead { tombstone, create, version, lease }, value) = split_row(bytes)?;
+    let value = if with_value { Bytes::copy_from_slice(value) } else { Bytes::new() };
     Ok(Row { revision, tombstone, create, version, lease, value })
 }
 
@@ -212,6 +236,40 @@ pub(super) fn lease_bounds() -> ([u8; 1], [u8; 1]) {
 
 pub(super) fn request_bounds() -> ([u8; 1], [u8; 1]) {
     bounds(REQUESTS)
+}
+
+/// A request that took effect, and what it was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Request<'a> {
+    /// Of its entry in the log.
+    pub(crate) index: u64,
+    pub(crate) client: u64,
+    pub(crate) sequence: u64,
+    pub(crate) result: &'a [u8],
+}
+
+/// Adds a request to the row of its batch.
+pub(super) fn put_request(row: &mut Vec<u8>, request: Request<'_>) {
+    let Request { index, client, sequence, result } = request;
+    for number in [index, client, sequence] {
+        row.put_u64(number);
+    }
+    row.put_u32(result.len() as u32);
+    row.extend_from_slice(result);
+}
+
+/// Takes the first request off what is left of a row; none at its end.
+pub(super) fn take_request<'a>(rest: &mut &'a [u8]) -> Result<Option<Request<'a>>, BadRow> {
+    const REQUEST_HEADER_LEN: usize = 28;
+    if rest.is_empty() {
+        return Ok(None);
+    }
+    let bad = BadRow("a request is cut short");
+    let (mut header, body) = rest.split_at_checked(REQUEST_HEADER_LEN).ok_or(bad)?;
+    let (index, client, sequence) = (header.get_u64(), header.get_u64(), header.get_u64());
+    let (result, behind) = body.split_at_checked(header.get_u32() as usize).ok_or(bad)?;
+    *rest = behind;
+    Ok(Some(Request { index, client, sequence, result }))
 }
 
 pub(super) fn parse_number(row_key: &[u8]) -> Result<u64, BadRow> {
@@ -343,7 +401,7 @@ pub(super) struct State {
 }
 
 /// Raised when the program of the version before could misread a row.
-const FORMAT_VERSION: u8 = 1;
+const FORMAT_VERSION: u8 = 2;
 
 impl State {
     /// etcd's: an empty store is at revision 1, and nothing was compacted.
@@ -435,6 +493,6 @@ mod tests {
             assert_eq!(State::decode(&state.encode()), Ok(state));
             assert!(State::decode(&state.encode()[..65]).is_err());
         }
-        assert!(State::decode(&[2; 66]).is_err());
+        assert!(State::decode(&[9; 66]).is_err());
     }
 }

@@ -216,6 +216,9 @@ fn check_reads(engine: &Engine, model: &Model, generator: &mut Generator, contex
         let expected = model.range(&request, model.revision, model.revision);
         match (engine.range(&request), expected) {
             (Ok(mut response), Ok(mut expected)) => {
+                if is_plain(&request) {
+                    assert_eq!(listed(engine.list(&request).expect("a range")).0, response, "{context}: {request:?}");
+                }
                 assert_eq!(response.header.take().map(|header| header.revision), Some(model.revision));
                 expected.header = None;
                 assert_eq!(response, expected, "{context}: {request:?}");
@@ -476,7 +479,7 @@ fn a_large_result_is_not_kept_and_makes_no_other_forgotten() {
         let again = machine.apply(entries).expect("it applies");
         assert_eq!((&again[0], &again[1], &again[3]), (&results[0], &expired, &expired));
         assert_eq!(machine.engine().revision(), before + 1, "nothing but the new one takes effect");
-        let rows = machine.engine().live().requests(|_, row| assert!(row.len() <= 16 + 256));
+        let rows = machine.engine().live().requests(|_, request| assert!(request.result.len() <= 256));
         rows.expect("the rows of requests");
     };
     check(&mut machine, 13);
@@ -556,4 +559,47 @@ fn a_damaged_state_names_the_directory_and_the_way_out() {
     std::fs::write(manifest.expect("a manifest"), b"not a manifest").expect("a write");
     let error = StateMachine::open(config(&state)).err().expect("it refuses").to_string();
     assert!(error.contains("db-1") && error.contains("re-seeded"), "{error}");
+}
+
+/// The answer to a plain range that comes in pieces, put together; and how many pieces.
+fn listed(listing: Listing) -> (RangeResponse, usize) {
+    let header = ResponseHeader { revision: listing.revision, ..Default::default() };
+    let (first, length, mut rest) = listing.into_message(header);
+    let (mut message, mut pieces) = (first.to_vec(), 1);
+    while let Some(piece) = rest.as_mut().and_then(|rest| rest.piece().expect("it is read")) {
+        assert!(piece.len() < 2 * (64 << 10), "a piece of {} bytes", piece.len());
+        message.extend_from_slice(&piece);
+        pieces += 1;
+    }
+    assert_eq!(message.len(), length, "the length is told before");
+    (prost::Message::decode(&message[..]).expect("a response"), pieces)
+}
+
+#[test]
+fn a_large_range_comes_in_pieces_of_one_moment() {
+    let (_directory, mut machine) = opened();
+    let value = "v".repeat(4 << 10);
+    apply_all(&mut machine, (0..300).map(|number| put(&format!("k{number:03}"), &value)).collect());
+    apply_all(&mut machine, vec![put("k007", ""), delete("k150"), put("z\0z", "escaped")]);
+    let engine = machine.engine();
+    for (limit, keys_only) in [(0, false), (200, false), (200, true), (0, true), (1, false)] {
+        let request = RangeRequest { limit, keys_only, ..everything(0) };
+        let expected = engine.range(&request).expect("a range");
+        let (response, pieces) = listed(engine.list(&request).expect("a range"));
+        assert_eq!(response, expected, "{request:?}");
+        assert_eq!(pieces > 1, !keys_only && limit != 1, "{request:?}: {pieces} pieces");
+    }
+    let expected = engine.range(&everything(0)).expect("a range");
+    let listing = engine.list(&everything(0)).expect("a range");
+    let mut index = engine.applied_index();
+    let mut apply = |operation| {
+        index += 1;
+        machine.apply(vec![entry(index, operation)]).expect("it applies");
+    };
+    (0..300).for_each(|number| apply(delete(&format!("k{number:03}"))));
+    apply(put("k000", "after"));
+    apply(compact(engine.revision()));
+    engine.flush().expect("a flush");
+    engine.live().db.compact_range::<&[u8], &[u8]>(None, None);
+    assert_eq!(listed(listing).0, expected, "what was removed meanwhile is still told");
 }

@@ -10,7 +10,7 @@ use rocksdb::DBRawIterator;
 use super::EngineError;
 use super::db::Instance;
 use super::pending::Versions;
-use super::rows::{self, Revision, Row};
+use super::rows::{self, BadRow, Revision, Row};
 
 /// The keys of a request, as etcd says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,7 +112,7 @@ impl<'a> Lookup<'a> {
 }
 
 /// Walks the keys of a range in the database, at one revision.
-struct Stored<'a> {
+pub(super) struct Stored<'a> {
     instance: &'a Instance,
     iterator: DBRawIterator<'a>,
     at: i64,
@@ -123,15 +123,19 @@ struct Stored<'a> {
 }
 
 impl<'a> Stored<'a> {
-    fn new(instance: &'a Instance, range: KeyRange<'_>, at: i64, with_values: bool) -> Stored<'a> {
+    pub(super) fn new(instance: &'a Instance, range: KeyRange<'_>, at: i64, with_values: bool) -> Stored<'a> {
         let (from, to) = range.row_bounds();
         let mut iterator = instance.range_iterator(&from, &to);
         iterator.seek(&from);
         Stored { instance, iterator, at, with_values, prefix: Vec::new(), steps: STEPS_BEFORE_SEEK }
     }
 
-    /// The next key that had a version, dead or alive.
-    fn next(&mut self) -> Result<Option<(Bytes, Row)>, EngineError> {
+    /// Shows the next key that had a version, dead or alive, as `k | escaped key`, with the
+    /// version that was current and its row, and moves beyond it; `None` when there is none.
+    pub(super) fn visit<T>(
+        &mut self,
+        look: impl FnOnce(&[u8], Revision, &[u8]) -> Result<T, BadRow>,
+    ) -> Result<Option<T>, EngineError> {
         loop {
             let damaged = |bad| self.instance.damaged(bad);
             let Some((row_key, row)) = self.iterator.item() else {
@@ -142,36 +146,31 @@ impl<'a> Stored<'a> {
             self.prefix.clear();
             self.prefix.extend_from_slice(prefix);
             if revision.main <= self.at {
-                let key = rows::unescape(prefix).map_err(damaged)?;
-                let row = rows::parse_row(row, revision, self.with_values).map_err(damaged)?;
+                let seen = look(prefix, revision, row).map_err(damaged)?;
                 self.skip_key();
-                return Ok(Some((key, row)));
+                return Ok(Some(seen));
             }
             self.skip_newer();
         }
     }
 
+    /// Goes to the key of that prefix, as it was when the walk began.
+    pub(super) fn go_to(&mut self, prefix: &[u8]) {
+        self.iterator.seek(prefix);
+    }
+
+    fn next(&mut self) -> Result<Option<(Bytes, Row)>, EngineError> {
+        let with_values = self.with_values;
+        self.visit(|prefix, revision, row| Ok((rows::unescape(prefix)?, rows::parse_row(row, revision, with_values)?)))
+    }
+
     /// How many keys from here on are alive, without making anything of them.
-    fn count(&mut self) -> Result<i64, EngineError> {
+    pub(super) fn count(&mut self) -> Result<i64, EngineError> {
         let mut count = 0;
-        loop {
-            let damaged = |bad| self.instance.damaged(bad);
-            let Some((row_key, row)) = self.iterator.item() else {
-                self.iterator.status().map_err(self.instance.failed("be read"))?;
-                return Ok(count);
-            };
-            let (prefix, revision) = rows::split_version(row_key).map_err(damaged)?;
-            self.prefix.clear();
-            self.prefix.extend_from_slice(prefix);
-            if revision.main > self.at {
-                self.skip_newer();
-                continue;
-            }
-            if !rows::is_tombstone(row).map_err(damaged)? {
-                count += 1;
-            }
-            self.skip_key();
+        while let Some(tombstone) = self.visit(|_, _, row| rows::is_tombstone(row))? {
+            count += i64::from(!tombstone);
         }
+        Ok(count)
     }
 
     /// Moves to the first version of the present key that is old enough, or beyond.

@@ -19,7 +19,7 @@ use super::Store;
 use super::leadership::{Seat, ask_leader};
 use crate::command::{CommandResult, Operation};
 use crate::error::StoreError;
-use crate::mvcc::{Engine, Page, ReadError};
+use crate::mvcc::{Engine, Listing, Page, ReadError};
 use crate::peer::Lane;
 use crate::watch::{Mailbox, Watcher};
 
@@ -55,6 +55,20 @@ impl Store {
         )?;
         self.fill(&mut response.header);
         Ok(response)
+    }
+
+    /// As [`Store::range`], as bytes; for a request that is [`mvcc::is_plain`].
+    ///
+    /// # Errors
+    /// As [`Store::range`].
+    pub(crate) async fn list(&self, request: &RangeRequest) -> Result<Listing, StoreError> {
+        self.check_serving()?;
+        Engine::check_range(request)?;
+        if !request.serializable {
+            self.inner.read_index.wait().await?;
+        }
+        counter!("etcd_mvcc_range_total").increment(1);
+        self.guarded(|permit| Ok(permit.read(&request.key, &request.range_end)?), || self.inner.engine.list(request))
     }
 
     /// The first keys of a range, in their order; see [`Engine::page`]. As fresh as

@@ -7,12 +7,12 @@ use quorate_proto::etcd::kv_server::Kv as Service;
 use quorate_proto::etcd::range_request::{SortOrder, SortTarget};
 use quorate_proto::etcd::{
     CompactionRequest, CompactionResponse, DeleteRangeRequest, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeRequest, RangeResponse, RangeStreamResponse, TxnRequest, TxnResponse,
+    RangeRequest, RangeResponse, RangeStreamResponse, ResponseHeader, TxnRequest, TxnResponse,
 };
 use tonic::{Request, Response, Status};
 
 use super::{admit, answer, learner, unsupported};
-use crate::mvcc::successor;
+use crate::mvcc::{Listing, successor};
 use crate::node::Store;
 
 /// Keys of the first message of a streamed range (etcd's number): it comes soon. Each
@@ -75,6 +75,15 @@ impl Service for Kv {
     async fn compact(&self, request: Request<CompactionRequest>) -> Result<Response<CompactionResponse>, Status> {
         let store = admit(&self.0, &request)?;
         answer(store.compact(request.into_inner()).await)
+    }
+}
+
+impl Kv {
+    /// A range as bytes, with its header; for a request that is [`crate::mvcc::is_plain`].
+    pub(super) async fn list(&self, request: Request<RangeRequest>) -> Result<(ResponseHeader, Listing), Status> {
+        let store = admit(&self.0, &request)?;
+        let listing = store.list(request.get_ref()).await?;
+        Ok((store.header(listing.revision), listing))
     }
 }
 

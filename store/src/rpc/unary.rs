@@ -19,7 +19,6 @@ use http::request::Parts;
 use http::{HeaderMap, Request, Response, Version};
 use http_body_util::{BodyExt, Either};
 use hyper::body::{Body as HttpBody, Frame, Incoming};
-use prost::Message;
 use quorate_proto::etcd::kv_server::Kv as _;
 use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
 use tonic::{Code, Status};
@@ -27,6 +26,7 @@ use tower::ServiceExt;
 
 use super::kv::Kv;
 use super::observe::Observe;
+use crate::mvcc::{EngineError, Rest, is_plain};
 
 /// A message of gRPC begins with whether it is compressed and with its length.
 const PREFIX_BYTES: usize = 5;
@@ -89,17 +89,17 @@ impl Ways {
         let request = |parts: Parts| (MetadataMap::from_headers(parts.headers), parts.extensions);
         let kv = &self.kv;
         let answered = match path {
-            RANGE => unary(request(parts), message, |request| kv.range(request)).await,
+            RANGE => range(request(parts), message, kv).await,
             PUT => unary(request(parts), message, |request| kv.put(request)).await,
             DELETE_RANGE => unary(request(parts), message, |request| kv.delete_range(request)).await,
             _ => unary(request(parts), message, |request| kv.txn(request)).await,
         };
         match answered {
-            Ok(data) => {
+            Ok((data, length, rest)) => {
                 if let Some(call) = call {
-                    call.done(Code::Ok, data.len());
+                    call.done(Code::Ok, length);
                 }
-                let reply = Reply { data: Some(data), trailers: Some(trailers()) };
+                let reply = Reply { data: Some(data), rest, trailers: Some(trailers()) };
                 let mut response = Response::new(reply);
                 response.headers_mut().insert(CONTENT_TYPE, GRPC_CONTENT_TYPE);
                 response
@@ -120,29 +120,61 @@ fn trailers() -> HeaderMap {
     trailers
 }
 
+/// What is sent at once, the length of all of it, and what follows.
+type Message = (Bytes, usize, Option<Rest>);
+
+/// A range of many keys in their order is encoded from the rows, and comes in pieces when
+/// it is large.
+async fn range(
+    (metadata, extensions): (MetadataMap, http::Extensions),
+    message: Bytes,
+    kv: &Kv,
+) -> Result<Message, Status> {
+    let request = tonic::Request::from_parts(metadata, extensions, decode(message)?);
+    if !is_plain(request.get_ref()) {
+        return whole(kv.range(request).await?.into_inner());
+    }
+    let (header, listing) = kv.list(request).await?;
+    let (first, length, rest) = listing.into_message(header);
+    let mut data = BytesMut::with_capacity(PREFIX_BYTES + first.len());
+    put_prefix(&mut data, length)?;
+    data.put_slice(&first);
+    Ok((data.freeze(), PREFIX_BYTES + length, rest))
+}
+
+fn decode<Q: prost::Message + Default>(message: Bytes) -> Result<Q, Status> {
+    Q::decode(message).map_err(|error| Status::internal(error.to_string()))
+}
+
+fn put_prefix(buffer: &mut BytesMut, length: usize) -> Result<(), Status> {
+    let prefix = u32::try_from(length).map_err(|_| {
+        Status::resource_exhausted(format!("Cannot return body with more than 4GB of data but got {length} bytes"))
+    })?;
+    buffer.put_u8(0);
+    buffer.put_u32(prefix);
+    Ok(())
+}
+
 /// Decodes, runs, and encodes with the prefix.
 async fn unary<Q, A, F>(
     (metadata, extensions): (MetadataMap, http::Extensions),
     message: Bytes,
     run: impl FnOnce(tonic::Request<Q>) -> F,
-) -> Result<Bytes, Status>
+) -> Result<Message, Status>
 where
-    Q: Message + Default,
-    A: Message,
+    Q: prost::Message + Default,
+    A: prost::Message,
     F: Future<Output = Result<tonic::Response<A>, Status>>,
 {
-    let message = Q::decode(message).map_err(|error| Status::internal(error.to_string()))?;
-    let answer = run(tonic::Request::from_parts(metadata, extensions, message)).await?.into_inner();
-    let length = answer.encoded_len();
-    let prefix = u32::try_from(length).map_err(|_| {
-        Status::resource_exhausted(format!("Cannot return body with more than 4GB of data but got {length} bytes"))
-    })?;
-    let mut buffer = BytesMut::with_capacity(PREFIX_BYTES + length);
-    buffer.put_u8(0);
-    buffer.put_u32(prefix);
-    // It has room for all of it.
-    answer.encode(&mut buffer).map_err(|error| Status::internal(error.to_string()))?;
-    Ok(buffer.freeze())
+    whole(run(tonic::Request::from_parts(metadata, extensions, decode(message)?)).await?.into_inner())
+}
+
+fn whole(answer: impl prost::Message) -> Result<Message, Status> {
+    let length = PREFIX_BYTES + answer.encoded_len();
+    let mut buffer = BytesMut::with_capacity(length);
+    put_prefix(&mut buffer, length - PREFIX_BYTES)?;
+    answer.encode_raw(&mut buffer);
+    Ok((buffer.freeze(), length, None))
 }
 
 /// The one message of a request, or the pieces that were read of something else.
@@ -205,23 +237,34 @@ impl HttpBody for Again {
 #[derive(Default)]
 pub(crate) struct Reply {
     data: Option<Bytes>,
+    rest: Option<Rest>,
     trailers: Option<HeaderMap>,
 }
 
 impl HttpBody for Reply {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = EngineError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let frame = match self.data.take() {
-            Some(data) => Some(Frame::data(data)),
-            None => self.trailers.take().map(Frame::trailers),
-        };
-        Poll::Ready(frame.map(Ok))
+    /// Asked for more only as the client reads.
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, EngineError>>> {
+        if let Some(data) = self.data.take() {
+            return Poll::Ready(Some(Ok(Frame::data(data))));
+        }
+        if let Some(rest) = &mut self.rest {
+            match rest.piece() {
+                Ok(Some(piece)) => return Poll::Ready(Some(Ok(Frame::data(piece)))),
+                Ok(None) => self.rest = None,
+                Err(error) => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "a range cannot be read to its end");
+                    return Poll::Ready(Some(Err(error)));
+                }
+            }
+        }
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.data.is_none() && self.trailers.is_none()
+        self.data.is_none() && self.rest.is_none() && self.trailers.is_none()
     }
 }
 
@@ -244,7 +287,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_reply_is_its_message_and_then_its_status() {
-        let reply = Reply { data: Some(Bytes::from_static(b"m")), trailers: Some(trailers()) };
+        let reply = Reply { data: Some(Bytes::from_static(b"m")), trailers: Some(trailers()), ..Reply::default() };
         let whole = reply.collect().await.unwrap();
         assert_eq!(whole.trailers().unwrap().get("grpc-status").unwrap(), "0");
         assert_eq!(whole.to_bytes(), "m");
