@@ -36,6 +36,13 @@ pub trait Disk: Send + Sync {
     fn create_dir_all(&self, directory: &Path) -> io::Result<()>;
     /// A new, empty file; what stood there before is gone.
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>>;
+    /// As `create`, with so many bytes of zeros that are really there: writing over them does
+    /// not change what the file system notes of the file. Not durable before `sync_data`.
+    fn create_zeroed(&self, path: &Path, size: u64) -> io::Result<Arc<dyn File>> {
+        let file = self.create(path)?;
+        fill(&*file, 0, size)?;
+        Ok(file)
+    }
     /// An existing file.
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>>;
     /// Gives a file another name in the same directory, replacing what stood there.
@@ -44,6 +51,22 @@ pub trait Disk: Send + Sync {
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes the names in `directory` durable.
     fn sync_dir(&self, directory: &Path) -> io::Result<()>;
+}
+
+/// Zeros, so aligned that they can go to the disk directly.
+#[repr(align(4096))]
+struct Zeros([u8; 1 << 20]);
+
+static ZEROS: Zeros = Zeros([0; 1 << 20]);
+
+/// Writes zeros from `offset` up to `size`.
+fn fill(file: &dyn File, mut offset: u64, size: u64) -> io::Result<()> {
+    while offset < size {
+        let count = (size - offset).min(ZEROS.0.len() as u64);
+        file.write_all_at(&ZEROS.0[..count as usize], offset)?;
+        offset += count;
+    }
+    Ok(())
 }
 
 /// The machine's own disk.

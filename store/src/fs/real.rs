@@ -2,11 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{Disk, File};
+use nix::fcntl::OFlag;
+
+use super::{Disk, File, ZEROS, fill};
 
 pub(super) struct Real;
 
@@ -34,6 +36,22 @@ impl Disk for Real {
     fn create(&self, path: &Path) -> io::Result<Arc<dyn File>> {
         let file = fs::OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path)?;
         Ok(Arc::new(RealFile(file)))
+    }
+
+    /// Past the page cache where the file system can: what is zero need not be in memory.
+    fn create_zeroed(&self, path: &Path, size: u64) -> io::Result<Arc<dyn File>> {
+        let file = self.create(path)?;
+        let direct = fs::OpenOptions::new().write(true).custom_flags(OFlag::O_DIRECT.bits()).open(path);
+        let mut offset = 0;
+        if let Ok(direct) = direct {
+            let whole = ZEROS.0.len() as u64;
+            while size - offset >= whole && direct.write_all_at(&ZEROS.0, offset).is_ok() {
+                offset += whole;
+            }
+        }
+        // Whatever hindered it shows here, if it matters.
+        fill(&*file, offset, size)?;
+        Ok(file)
     }
 
     fn open(&self, path: &Path) -> io::Result<Arc<dyn File>> {

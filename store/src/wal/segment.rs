@@ -17,7 +17,6 @@ use crate::thread;
 const SUFFIX: &str = ".wal";
 /// A segment being made; left over after a crash, it is overwritten.
 const UNFINISHED: &str = "unfinished";
-const ZEROS: &[u8] = &[0; 1 << 20];
 
 /// The directory of one log.
 #[derive(Clone)]
@@ -48,7 +47,10 @@ impl Directory {
         };
         let file = match reused {
             Some(file) => file,
-            None => self.fill(&unfinished)?,
+            None => {
+                let made = self.disk.create_zeroed(&unfinished, self.segment_size);
+                made.map_err(failed("fill", &unfinished))?
+            }
         };
         let header = SegmentHeader { log_id, number }.encode();
         file.write_all_at(&header, 0).map_err(failed("write", &unfinished))?;
@@ -70,17 +72,6 @@ impl Directory {
         // Before its header changes: the old name must never show the new header.
         self.sync()?;
         Ok(Some(file))
-    }
-
-    fn fill(&self, path: &Path) -> Result<Arc<dyn File>, WalError> {
-        let file = self.disk.create(path).map_err(failed("create", path))?;
-        let mut offset = 0;
-        while offset < self.segment_size {
-            let count = (self.segment_size - offset).min(ZEROS.len() as u64);
-            file.write_all_at(&ZEROS[..count as usize], offset).map_err(failed("fill", path))?;
-            offset += count;
-        }
-        Ok(file)
     }
 
     /// Removes a segment for good; the order of removals survives a crash.

@@ -28,6 +28,8 @@ use crate::thread;
 const MAX_BATCH_BYTES: usize = 8 << 20;
 /// Entries of one operation, unless a single one is larger.
 const MAX_PIECE_BYTES: usize = 1 << 20;
+/// What the page cache reads and writes at once.
+const PAGE_BYTES: u64 = 4096;
 /// The encoding buffer shrinks to this after a large batch.
 const KEPT_BUFFER_BYTES: usize = 1 << 20;
 
@@ -471,6 +473,11 @@ impl Writer {
         let Location { segment, offset } = self.end;
         let crc = record::finish(&mut self.buffer, self.shared.log_id, self.previous, segment, self.sequence);
         let path = self.shared.directory.segment_path(segment);
+        let len = self.buffer.len() as u64;
+        let (end, size) = (offset + len, self.shared.directory.segment_size);
+        // With zeros up to the end of the page: one that is written whole need not be read.
+        let zeros = end.next_multiple_of(PAGE_BYTES).min(size.max(end)) - end;
+        self.buffer.resize(self.buffer.len() + zeros as usize, 0);
         self.active.write_all_at(&self.buffer, offset).map_err(failed("write", &path))?;
         let syncing = Instant::now();
         self.active.sync_data().map_err(failed("sync", &path))?;
@@ -479,7 +486,7 @@ impl Writer {
         metrics::histogram!("etcd_disk_wal_fsync_duration_seconds").record(took.as_secs_f64());
         self.sequence += 1;
         self.previous = crc;
-        self.end.offset += self.buffer.len() as u64;
+        self.end.offset = end;
         if self.buffer.capacity() > KEPT_BUFFER_BYTES {
             self.buffer.clear();
             self.buffer.shrink_to(KEPT_BUFFER_BYTES);
