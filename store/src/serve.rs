@@ -16,6 +16,7 @@ use hyper::body::{Body as HttpBody, Incoming};
 use hyper::service::Service;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
+use quorate_transport::gather::Gathering;
 use quorate_transport::tls::Reloading;
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -177,7 +178,7 @@ async fn requests(
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
-    let serving = builder.serve_connection(TokioIo::new(Lenient::new(stream)), service);
+    let serving = builder.serve_connection(TokioIo::new(Gathering::new(Lenient::new(stream))), service);
     tokio::pin!(serving);
     tokio::select! {
         // A connection ends however its client likes.

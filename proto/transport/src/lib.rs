@@ -3,5 +3,6 @@
 pub mod authority;
 pub mod backoff;
 pub mod channel;
+pub mod gather;
 pub mod loopback;
 pub mod tls;

@@ -10,7 +10,9 @@ use arc_swap::ArcSwap;
 use bytes::Bytes;
 use quorate_proto::etcd::request_op::Request;
 use quorate_proto::etcd::response_op::Response;
-use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse};
+use quorate_proto::etcd::{
+    AlarmType, RangeRequest, RangeResponse, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+};
 use quorate_proto::mvccpb::KeyValue;
 use rocksdb::checkpoint::Checkpoint as Links;
 use tokio::sync::watch;
@@ -290,6 +292,11 @@ impl Engine {
     /// The alarms that are raised.
     pub(crate) fn alarms(&self) -> Alarms {
         self.live.load().alarms().clone()
+    }
+
+    /// Whether an alarm is raised, and if so whether it clears itself.
+    pub(crate) fn alarm(&self, member: u64, alarm: AlarmType) -> Option<bool> {
+        self.live.load().alarms().get(member, alarm)
     }
 
     /// The version that the members are to be downgraded to.

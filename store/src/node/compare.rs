@@ -98,7 +98,7 @@ pub(super) async fn compare(inner: &Inner, depth: Depth) {
         Verdict::Agree | Verdict::Unknown => {}
         Verdict::Corrupt(members) => {
             for member in members {
-                if inner.engine.alarms().get(member, AlarmType::Corrupt).is_none() {
+                if inner.engine.alarm(member, AlarmType::Corrupt).is_none() {
                     tracing::error!(member = format!("{member:x}"), ?depth, "a member differs from the majority");
                     counter!("quorate_store_corrupt_members_total").increment(1);
                     inner.change_alarm_of(member, true, AlarmType::Corrupt).await;
@@ -135,7 +135,7 @@ async fn stop_cluster(inner: &Inner, answers: &BTreeMap<u64, Answer>) {
     for (member, _) in answers.iter().filter(|(_, answer)| Some(*answer) != own) {
         let alarm = AlarmType::Corrupt.into();
         let change = AlarmChange { raise: true, member: *member, alarm, automatic: false };
-        if inner.engine.alarms().get(*member, AlarmType::Corrupt) != Some(false)
+        if inner.engine.alarm(*member, AlarmType::Corrupt) != Some(false)
             && let Err(error) = inner.proposer.propose(Operation::Alarm(change), None).await
         {
             tracing::warn!(%error, "an alarm was not raised yet");

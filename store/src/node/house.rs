@@ -200,7 +200,7 @@ impl Inner {
     /// Whether a comparison found this member to differ from the majority: it answers no
     /// client and leads nobody until it is re-seeded.
     pub(super) fn is_aside(&self) -> bool {
-        self.engine.alarms().get(self.identity.member_id, AlarmType::Corrupt) == Some(true)
+        self.engine.alarm(self.identity.member_id, AlarmType::Corrupt) == Some(true)
     }
 
     async fn change_alarm(&self, raise: bool, alarm: AlarmType) {

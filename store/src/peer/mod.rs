@@ -15,6 +15,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use quorate_proto::raft::{self as wire, peer_client};
+use quorate_transport::gather::Gathering;
 use quorate_transport::tls::{Reloading, STORE_SERVER_NAME};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
@@ -308,12 +309,12 @@ async fn dial(addresses: Arc<[String]>, tls: Option<PeerTls>) -> std::io::Result
 async fn secure(stream: TcpStream, address: &str, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
     stream.set_nodelay(true)?;
     let stream: Box<dyn Duplex> = match tls {
-        None => Box::new(stream),
+        None => Box::new(Gathering::new(stream)),
         Some(tls) => {
             let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
             let name = if tls.by_key { STORE_SERVER_NAME } else { host };
             let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
-            Box::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?)
+            Box::new(Gathering::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?))
         }
     };
     Ok(TokioIo::new(stream))

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
-use openraft::alias::WatchReceiverOf;
+use openraft::alias::{LogIdOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{Precondition, TransferLeaderError, TransferLeaderRequest, VoteRequest};
@@ -238,9 +238,9 @@ impl Raft {
         view(&self.core.metrics().borrow_watched())
     }
 
-    /// Changes whenever [`Raft::view`] would.
+    /// Tells when another leads, or the members are others; not of every entry.
     pub(crate) fn changes(&self) -> Changes {
-        Changes(self.core.metrics())
+        Changes { metrics: self.core.metrics(), reign: None }
     }
 
     /// The last entry that a quorum is known to hold.
@@ -475,13 +475,49 @@ fn permits(bytes: usize) -> u32 {
 }
 
 /// Says that the view has changed.
-pub(crate) struct Changes(WatchReceiverOf<Types, RaftMetrics<Types>>);
+pub(crate) struct Changes {
+    metrics: WatchReceiverOf<Types, RaftMetrics<Types>>,
+    /// What was told last.
+    reign: Option<Reign>,
+}
+
+/// What of a view makes a difference to who may act.
+#[derive(PartialEq)]
+struct Reign {
+    term: u64,
+    state: ServerState,
+    leader: Option<u64>,
+    members_at: Option<LogIdOf<Types>>,
+    /// A leader may act once it has applied an entry of its own term.
+    applied_term: Option<u64>,
+    failed: bool,
+}
+
+impl Reign {
+    fn of(metrics: &RaftMetrics<Types>) -> Self {
+        Self {
+            term: metrics.current_term,
+            state: metrics.state,
+            leader: metrics.current_leader,
+            members_at: *metrics.membership_config.log_id(),
+            applied_term: metrics.last_applied.map(|id| id.leader_id.term),
+            failed: metrics.running_state.is_err(),
+        }
+    }
+}
 
 impl Changes {
     /// The next view; `None` once consensus has ended. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<View> {
-        self.0.changed().await.ok()?;
-        Some(view(&self.0.borrow_watched()))
+        loop {
+            self.metrics.changed().await.ok()?;
+            let metrics = self.metrics.borrow_watched();
+            let reign = Some(Reign::of(&metrics));
+            if self.reign != reign {
+                self.reign = reign;
+                return Some(view(&metrics));
+            }
+        }
     }
 }
 
@@ -546,7 +582,7 @@ fn config(timing: Timing) -> openraft::Config {
 }
 
 fn view(metrics: &RaftMetrics<Types>) -> View {
-    let index = |id: &Option<openraft::alias::LogIdOf<Types>>| id.map_or(0, |id| id.index);
+    let index = |id: &Option<LogIdOf<Types>>| id.map_or(0, |id| id.index);
     View {
         term: metrics.current_term,
         role: match metrics.state {
