@@ -14,6 +14,7 @@ use futures::{Stream, StreamExt};
 use metrics::gauge;
 use quorate_proto::etcd::watch_request::RequestUnion;
 use quorate_proto::etcd::{WatchCreateRequest, WatchRequest, WatchResponse};
+use rustc_hash::FxHashMap;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
@@ -98,7 +99,7 @@ struct Session {
     queue: mpsc::Sender<Result<Vec<Reply>, Status>>,
     watches: HashMap<i64, Entry>,
     /// The id of the watch with a token. Ids come again, tokens do not.
-    tokens: HashMap<u64, i64>,
+    tokens: FxHashMap<u64, i64>,
     /// Ids of watches that ended by themselves: taken until they are cancelled, as in etcd.
     ended: HashSet<i64>,
     next_id: i64,
@@ -130,7 +131,7 @@ impl Session {
             store,
             queue,
             watches: HashMap::new(),
-            tokens: HashMap::new(),
+            tokens: FxHashMap::default(),
             ended: HashSet::new(),
             next_id: 0,
             next_token: 0,
@@ -357,7 +358,11 @@ impl Session {
             let Some(entry) = self.watches.get_mut(&id) else { continue };
             match entry.watcher.step() {
                 Step::Ready(found) => {
-                    self.ready.push_back(token);
+                    // One that has seen everything is announced again when there is more.
+                    entry.queued = found.more || !entry.watcher.is_idle();
+                    if entry.queued {
+                        self.ready.push_back(token);
+                    }
                     self.found(id, found);
                 }
                 // Everybody waits for the one whose response is open.

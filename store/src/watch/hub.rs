@@ -1,12 +1,13 @@
 //! The ring of recent events, and who has to be woken for them.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use metrics::gauge;
 use quorate_proto::etcd::WatchCreateRequest;
+use rustc_hash::FxHashMap;
 use tokio::sync::{Semaphore, watch};
 
 use super::event::{EncodedEvent, Recent};
@@ -60,7 +61,7 @@ struct State {
 /// Watchers of the same keys.
 #[derive(Default)]
 struct Group {
-    members: HashMap<u64, Member>,
+    members: FxHashMap<u64, Member>,
     /// While a batch is published: what it has for them.
     news: Option<News>,
 }

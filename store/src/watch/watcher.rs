@@ -163,6 +163,11 @@ impl Watcher {
         self.begun && self.synced && published >= self.start
     }
 
+    /// Whether there is nothing more to do until it is announced.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.synced && self.open.is_none() && !self.ended
+    }
+
     /// The store's revision when the watch began.
     pub(crate) fn created(&self) -> i64 {
         self.created
