@@ -33,8 +33,9 @@ async fn ask(target: &Target, method: &str, path: &str, body: &str) -> Result<St
         "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n",
         body.len()
     );
-    stream.write_all(head.as_bytes()).await?;
-    stream.write_all(body.as_bytes()).await?;
+    // In one piece: etcd closes a refused request without waiting for what is still to come,
+    // which resets the connection before its answer is read.
+    stream.write_all((head + body).as_bytes()).await?;
     let mut bytes = Vec::new();
     stream.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes).await?;
     let end = bytes.windows(4).position(|window| window == b"\r\n\r\n").context("no head")?;
