@@ -58,8 +58,10 @@ pub(crate) fn key(module: &[String], name: &str) -> String {
 /// Where cargo has put the source of `k8s-pb`.
 pub(crate) fn source_dir() -> PathBuf {
     let cargo = std::env::var_os("CARGO").expect("cargo sets CARGO");
+    let host = std::env::var("HOST").expect("cargo sets HOST");
     let output = Command::new(cargo)
-        .args(["metadata", "--offline", "--locked", "--format-version", "1"])
+        // Of the other platforms' crates, cargo has downloaded none.
+        .args(["metadata", "--offline", "--locked", "--format-version", "1", "--filter-platform", &host])
         .output()
         .expect("cargo metadata runs");
     assert!(output.status.success(), "cargo metadata: {}", String::from_utf8_lossy(&output.stderr));
