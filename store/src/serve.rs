@@ -19,7 +19,7 @@ use hyper_util::server::conn::auto;
 use quorate_transport::gather::Gathering;
 use quorate_transport::tls::Reloading;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tower::Service as _;
 
 use crate::authority::Lenient;
+use crate::peer::{self, PeerService};
 use crate::rpc::CommonName;
 
 /// A handshake that takes longer is given up.
@@ -117,11 +118,13 @@ impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for Named<S> {
     }
 }
 
-/// Serves `service` until `cancel`; connections end in `tasks`.
+/// Serves `service`, and lines of peers where `lines` answers them, until `cancel`;
+/// connections end in `tasks`.
 pub(crate) async fn serve(
     listener: TcpListener,
     tls: Option<Arc<Reloading<ServerConfig>>>,
     service: impl Answers,
+    lines: Option<Arc<PeerService>>,
     tasks: TaskTracker,
     cancel: CancellationToken,
 ) {
@@ -138,8 +141,8 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (tls, service, cancel) = (tls.clone(), service.clone(), cancel.clone());
-        tasks.spawn(async move { connection(stream, tls, service, cancel).await });
+        let (tls, service, lines, cancel) = (tls.clone(), service.clone(), lines.clone(), cancel.clone());
+        tasks.spawn(async move { connection(stream, tls, service, lines, cancel).await });
     }
 }
 
@@ -147,20 +150,39 @@ async fn connection(
     stream: TcpStream,
     tls: Option<Arc<Reloading<ServerConfig>>>,
     service: impl Answers,
+    lines: Option<Arc<PeerService>>,
     cancel: CancellationToken,
 ) {
     // Only slower if it fails.
     let _ = stream.set_nodelay(true);
-    let Some(tls) = tls else { return requests(stream, Named { service, name: None }, cancel).await };
+    let Some(tls) = tls else { return speak(stream, Named { service, name: None }, lines, cancel).await };
     let handshake = TlsAcceptor::from(tls.current()).accept(stream);
     match tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
         Ok(Ok(stream)) => {
             let shown = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
             let name = shown.and_then(|certificate| CommonName::of(certificate));
-            requests(stream, Named { service, name }, cancel).await
+            speak(stream, Named { service, name }, lines, cancel).await
         }
         Ok(Err(error)) => tracing::debug!(%error, "a TLS handshake failed"),
         Err(_) => tracing::debug!("a TLS handshake took too long"),
+    }
+}
+
+/// Tells by the first byte what the other side speaks.
+async fn speak(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    service: Named<impl Answers>,
+    lines: Option<Arc<PeerService>>,
+    cancel: CancellationToken,
+) {
+    let Some(lines) = lines else { return requests(stream, service, cancel).await };
+    // What it has read ahead is read from it first.
+    let mut stream = BufReader::new(stream);
+    match tokio::time::timeout(HANDSHAKE_TIMEOUT, stream.fill_buf()).await {
+        Ok(Ok(read)) if read.first() == peer::MAGIC.first() => peer::serve_line(lines, stream, cancel).await,
+        Ok(Ok(_)) => requests(stream, service, cancel).await,
+        Ok(Err(error)) => tracing::debug!(%error, "a connection has ended before it began"),
+        Err(_) => tracing::debug!("a connection has said nothing"),
     }
 }
 

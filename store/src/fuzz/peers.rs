@@ -38,8 +38,7 @@ fn entries_and_votes() {
     tagged.extend(encoded(&membership().membership.unwrap_or_default()));
     let entry = |payload: Vec<u8>| wire::Entry { log_id: log_id(7), payload: payload.into() };
     let entries = vec![entry(vec![0]), entry(vec![1, 9, 9]), entry(tagged)];
-    let append =
-        wire::AppendRequest { origin: origin(), vote: Some(vote), previous: log_id(6), entries, commit: log_id(5) };
+    let append = wire::AppendRequest { vote: Some(vote), previous: log_id(6), entries, commit: log_id(5) };
     fuzz("append request", vec![encoded(&append)], |input| {
         if let Ok(request) = wire::AppendRequest::decode(Bytes::copy_from_slice(input)) {
             fuzzing::append_request(request);

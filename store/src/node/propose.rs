@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use quorate_proto::fence::Fence;
-use quorate_proto::raft as wire;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -224,16 +223,14 @@ impl Forwards {
         let leader = Arc::clone(&self.leaders.borrow_and_update());
         let Some((id, address)) = leader.member.as_ref().filter(|_| !leader.local && !batch.is_empty()) else { return };
         let (commands, waiting): (Vec<_>, Vec<_>) = batch.into_iter().map(|one| (one.command, one.done)).unzip();
-        let request = wire::ProposeRequest { origin: Some(self.peers.origin(*id)), commands };
-        let mut client = self.peers.client(*id, address, Lane::Forward);
+        let line = self.peers.line(*id, address, Lane::Forward);
         let answer = tokio::select! {
-            answer = tokio::time::timeout(self.timeout, client.propose(request)) => answer,
+            answer = tokio::time::timeout(self.timeout, line.propose(commands)) => answer,
             // Who waits asks the next one.
             Ok(_) = self.leaders.wait_for(|now| *now != leader) => return,
         };
         drop(slot);
-        let Ok(Ok(answer)) = answer else { return };
-        let index = answer.into_inner().index;
+        let Ok(Ok(index)) = answer else { return };
         // Once for all of them: each would be woken whenever anything is applied.
         let reached = tokio::time::timeout(self.timeout, raft::applied_at_least(&mut self.applied, index)).await;
         if let Ok(Ok(())) = reached {

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use quorate_proto::raft as wire;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -108,10 +107,8 @@ impl Rounds {
 
     async fn ask(&self, seat: Seat) -> Result<u64, StoreError> {
         let Some((id, address)) = seat else { return Ok(self.raft.read_index().await?) };
-        let mut client = self.peers.client(id, &address, Lane::Forward);
-        let request = wire::ReadIndexRequest { origin: Some(self.peers.origin(id)) };
-        let answer = client.read_index(request).await.map_err(|_| StoreError::Timeout)?;
-        Ok(answer.into_inner().index)
+        let line = self.peers.line(id, &address, Lane::Forward);
+        line.read_index().await.map_err(|_| StoreError::Timeout)
     }
 }
 

@@ -106,7 +106,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     relocate(&mut known, &config, raft.members().await.map_err(consensus)?, &peers)?;
     let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone());
     let door = Arc::new(OnceLock::new());
-    let service = PeerService {
+    let service = Arc::new(PeerService {
         peers: Arc::clone(&peers),
         raft: raft.clone(),
         area: Arc::clone(&area),
@@ -116,9 +116,9 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         memory: Memory::new(wal.clone(), applied.clone()),
         engine: Arc::clone(&engine),
         store: Arc::clone(&door),
-    };
+    });
     let router = tonic::service::Routes::new(
-        PeerServer::new(service)
+        PeerServer::from_arc(Arc::clone(&service))
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES),
     )
@@ -130,8 +130,8 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     };
     let tls = config.peer_tls.as_ref().map(|files| server_tls(files, peers_show)).transpose()?;
     for listener in also.into_iter().chain([peer_listener]) {
-        let service = serve::Routed(router.clone());
-        tasks.spawn(serve::serve(listener, tls.clone(), service, tasks.clone(), cancel.clone()));
+        let (routed, lines) = (serve::Routed(router.clone()), Some(Arc::clone(&service)));
+        tasks.spawn(serve::serve(listener, tls.clone(), routed, lines, tasks.clone(), cancel.clone()));
     }
 
     if known.joined == Joined::Founder && !raft.is_initialized().await.map_err(consensus)? {
@@ -202,12 +202,12 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         let (tasks, closed) = (store.inner.port_tasks.clone(), store.inner.port.clone());
         match port.serves {
             Serves::Everything => {
-                let serving = serve::serve(port.listener, port.tls, rpc::front(&store), tasks.clone(), closed);
+                let serving = serve::serve(port.listener, port.tls, rpc::front(&store), None, tasks.clone(), closed);
                 tasks.spawn(serving);
             }
             Serves::Monitoring => {
                 let service = serve::Routed(rpc::monitoring(&store));
-                tasks.spawn(serve::serve(port.listener, port.tls, service, tasks.clone(), closed));
+                tasks.spawn(serve::serve(port.listener, port.tls, service, None, tasks.clone(), closed));
             }
         }
     }

@@ -4,6 +4,9 @@
 //! Always: a message of another cluster, of another generation, or meant for
 //! another member is refused before anything looks at it.
 
+mod frame;
+mod line;
+mod line_server;
 mod presence;
 mod roster;
 mod server;
@@ -27,6 +30,9 @@ use tokio_rustls::TlsConnector;
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint, Uri};
 
+pub(crate) use self::frame::MAGIC;
+pub(crate) use self::line::Line;
+pub(crate) use self::line_server::serve as serve_line;
 pub(crate) use self::presence::Presence;
 pub(crate) use self::roster::{Known, Members, Roster};
 pub(crate) use self::server::{Memory, PeerService};
@@ -116,6 +122,7 @@ pub(crate) struct Peers {
     moved: Mutex<HashMap<u64, Moved>>,
     verdict: watch::Sender<Option<Verdict>>,
     channels: Mutex<HashMap<(u64, Lane), (String, Channel)>>,
+    lines: Mutex<HashMap<(u64, Lane), (String, Line)>>,
     /// What each peer has acknowledged to this member as the leader of a term.
     acknowledged: Mutex<HashMap<u64, Acknowledged>>,
 }
@@ -144,6 +151,7 @@ impl Peers {
             moved: Mutex::default(),
             verdict: watch::Sender::new(None),
             channels: Mutex::default(),
+            lines: Mutex::default(),
             acknowledged: Mutex::default(),
         }
     }
@@ -258,6 +266,20 @@ impl Peers {
         };
         client(channel)
     }
+
+    /// A line to `target`, which the caller knows to be at `known`: another one if the last
+    /// has broken.
+    pub(crate) fn line(&self, target: u64, known: &str, lane: Lane) -> Line {
+        let address = self.address(target, known);
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, line)) = lines.get(&(target, lane)).filter(|(at, line)| *at == address && line.is_open()) {
+            return line.clone();
+        }
+        let line =
+            Line::open(dial(split(&address).map(str::to_owned).collect(), self.tls.clone()), self.origin(target));
+        lines.insert((target, lane), (address, line.clone()));
+        line
+    }
 }
 
 fn client(channel: Channel) -> PeerClient {
@@ -286,7 +308,10 @@ fn open(addresses: &str, tls: Option<&PeerTls>) -> Channel {
         .keep_alive_while_idle(true);
     let tls = tls.cloned();
     let addresses: Arc<[String]> = split(addresses).map(str::to_owned).collect();
-    let dial = tower::service_fn(move |_: Uri| dial(Arc::clone(&addresses), tls.clone()));
+    let dial = tower::service_fn(move |_: Uri| {
+        let dialled = dial(Arc::clone(&addresses), tls.clone());
+        async move { dialled.await.map(|stream| TokioIo::new(Gathering::new(stream))) }
+    });
     endpoint.connect_with_connector_lazy(dial)
 }
 
@@ -295,7 +320,7 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// A peer that is known by its key may answer at any address: it holds a certificate of
 /// the cluster's authority for members of a store.
-async fn dial(addresses: Arc<[String]>, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
+async fn dial(addresses: Arc<[String]>, tls: Option<PeerTls>) -> std::io::Result<Box<dyn Duplex>> {
     let mut failed = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the member has no address");
     for address in addresses.iter() {
         match TcpStream::connect(address).await {
@@ -306,18 +331,17 @@ async fn dial(addresses: Arc<[String]>, tls: Option<PeerTls>) -> std::io::Result
     Err(failed)
 }
 
-async fn secure(stream: TcpStream, address: &str, tls: Option<PeerTls>) -> std::io::Result<TokioIo<Box<dyn Duplex>>> {
+async fn secure(stream: TcpStream, address: &str, tls: Option<PeerTls>) -> std::io::Result<Box<dyn Duplex>> {
     stream.set_nodelay(true)?;
-    let stream: Box<dyn Duplex> = match tls {
-        None => Box::new(Gathering::new(stream)),
+    Ok(match tls {
+        None => Box::new(stream),
         Some(tls) => {
             let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
             let name = if tls.by_key { STORE_SERVER_NAME } else { host };
             let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
-            Box::new(Gathering::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?))
+            Box::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?)
         }
-    };
-    Ok(TokioIo::new(stream))
+    })
 }
 
 #[cfg(test)]

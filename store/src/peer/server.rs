@@ -7,14 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt, stream};
-use prost::Message;
 use quorate_proto::raft::peer_server::Peer;
 use quorate_proto::raft::{self as wire, state_hash_response};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::{Peers, Presence};
+use super::{Peers, Presence, line_server};
 use crate::command::{Attributes, Command};
 use crate::error::StoreError;
 use crate::mvcc::Engine;
@@ -36,7 +35,7 @@ const RESEED_WAIT: Duration = Duration::from_secs(60);
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
-/// The peer port's service.
+/// What a member answers: rare questions through gRPC, the others over lines.
 pub(crate) struct PeerService {
     pub(crate) peers: Arc<Peers>,
     pub(crate) raft: Raft,
@@ -52,7 +51,7 @@ pub(crate) struct PeerService {
 }
 
 impl PeerService {
-    fn admit(&self, origin: Option<&wire::Origin>) -> Result<u64, Status> {
+    pub(super) fn admit(&self, origin: Option<&wire::Origin>) -> Result<u64, Status> {
         self.peers.admit(origin)
     }
 
@@ -108,40 +107,7 @@ fn refused(error: MessageError) -> Status {
 
 #[tonic::async_trait]
 impl Peer for PeerService {
-    type AppendStream = Answers<wire::AppendResponse>;
     type PresenceStream = Answers<wire::PresenceResponse>;
-
-    async fn append(
-        &self,
-        request: Request<Streaming<wire::AppendRequest>>,
-    ) -> Result<Response<Self::AppendStream>, Status> {
-        self.memory.check()?;
-        let peers = Arc::clone(&self.peers);
-        // The first message that is not for this member ends the stream; so does the
-        // end of this process.
-        let requests = request.into_inner().scan((), move |(), message| {
-            let accepted = message.and_then(|message| {
-                peers.admit(message.origin.as_ref())?;
-                count(&message);
-                Ok(message)
-            });
-            if let Err(status) = &accepted {
-                tracing::debug!(%status, "a peer's stream of entries has ended");
-            }
-            std::future::ready(accepted.ok())
-        });
-        let requests = requests.take_until(self.cancel.clone().cancelled_owned());
-        let answers = self.raft.append(requests).map(|answer| answer.map_err(refused));
-        Ok(Response::new(Box::pin(answers)))
-    }
-
-    async fn heartbeat(&self, request: Request<wire::AppendRequest>) -> Result<Response<wire::AppendResponse>, Status> {
-        let request = request.into_inner();
-        self.admit(request.origin.as_ref())?;
-        self.memory.check_heartbeat(&request)?;
-        count(&request);
-        self.raft.heartbeat(request).await.map(Response::new).map_err(refused)
-    }
 
     async fn vote(&self, request: Request<wire::VoteRequest>) -> Result<Response<wire::VoteResponse>, Status> {
         let mut request = request.into_inner();
@@ -207,43 +173,6 @@ impl Peer for PeerService {
         let request = request.into_inner();
         self.admit(request.origin.as_ref())?;
         self.raft.handle_transfer_leader(request).await.map(Response::new).map_err(refused)
-    }
-
-    async fn propose(&self, request: Request<wire::ProposeRequest>) -> Result<Response<wire::ProposeResponse>, Status> {
-        let request = request.into_inner();
-        self.admit(request.origin.as_ref())?;
-        let bytes = request.commands.iter().map(Bytes::len).sum();
-        let mut proposals = Vec::with_capacity(request.commands.len());
-        for bytes in request.commands {
-            // Checked here: an entry that no member can read would stop them all.
-            let proposal = Proposal::from_wire(bytes)
-                .filter(|proposal| Command::decode(proposal.command()).is_ok())
-                .ok_or_else(|| Status::invalid_argument("quorate: a forwarded command does not decode"))?;
-            proposals.push(proposal);
-        }
-        // The sender gives up before long; until then it is better served by waiting.
-        let room = self.raft.room(bytes).await.ok_or_else(|| Status::unavailable("quorate: the store is closing"))?;
-        let proposed = proposals.into_iter().map(|one| self.raft.propose(one, Arc::clone(&room)));
-        let mut index = 0;
-        for outcome in futures::future::join_all(proposed).await {
-            index = index.max(outcome.map_err(|error| match error {
-                ProposeError::NotLeader => not_leader(),
-                other => Status::unavailable(format!("quorate: {other}")),
-            })?);
-        }
-        Ok(Response::new(wire::ProposeResponse { index }))
-    }
-
-    async fn read_index(
-        &self,
-        request: Request<wire::ReadIndexRequest>,
-    ) -> Result<Response<wire::ReadIndexResponse>, Status> {
-        self.admit(request.into_inner().origin.as_ref())?;
-        match self.raft.read_index().await {
-            Ok(index) => Ok(Response::new(wire::ReadIndexResponse { index })),
-            Err(ReadIndexError::NotLeader) => Err(not_leader()),
-            Err(other) => Err(Status::unavailable(format!("quorate: {other}"))),
-        }
     }
 
     async fn lease_keep_alive(
@@ -370,12 +299,56 @@ impl Peer for PeerService {
     }
 }
 
-fn count(message: &wire::AppendRequest) {
-    let from = message.origin.as_ref().map_or(0, |origin| origin.from_member);
-    telemetry::received(from, message.encoded_len());
-}
-
+/// What comes over lines. Its sender is admitted already, unless it says otherwise.
 impl PeerService {
+    /// A request of a stream of entries, if `origin` may send it.
+    pub(super) fn append_request(&self, origin: &wire::Origin, body: Bytes) -> Result<wire::AppendRequest, Status> {
+        self.memory.check()?;
+        telemetry::received(self.admit(Some(origin))?, body.len());
+        line_server::decoded(body)
+    }
+
+    /// Answers entries in their order.
+    pub(super) fn appends(
+        &self,
+        requests: impl Stream<Item = wire::AppendRequest> + Send + 'static,
+    ) -> impl Stream<Item = Result<wire::AppendResponse, Status>> + Send + 'static {
+        self.raft.append(requests).map(|answer| answer.map_err(refused))
+    }
+
+    pub(super) async fn heartbeat(&self, request: wire::AppendRequest) -> Result<wire::AppendResponse, Status> {
+        self.memory.check_heartbeat(&request)?;
+        self.raft.heartbeat(request).await.map_err(refused)
+    }
+
+    /// Answers once all commands are applied here.
+    pub(super) async fn propose(&self, request: wire::ProposeRequest) -> Result<wire::ProposeResponse, Status> {
+        let bytes = request.commands.iter().map(Bytes::len).sum();
+        let mut proposals = Vec::with_capacity(request.commands.len());
+        for bytes in request.commands {
+            // Checked here: an entry that no member can read would stop them all.
+            let proposal = Proposal::from_wire(bytes)
+                .filter(|proposal| Command::decode(proposal.command()).is_ok())
+                .ok_or_else(|| Status::invalid_argument("quorate: a forwarded command does not decode"))?;
+            proposals.push(proposal);
+        }
+        // The sender gives up before long; until then it is better served by waiting.
+        let room = self.raft.room(bytes).await.ok_or_else(|| Status::unavailable("quorate: the store is closing"))?;
+        let index = self.raft.propose_all(proposals, room).await.map_err(|error| match error {
+            ProposeError::NotLeader => not_leader(),
+            other => Status::unavailable(format!("quorate: {other}")),
+        })?;
+        Ok(wire::ProposeResponse { index })
+    }
+
+    pub(super) async fn read_index(&self) -> Result<wire::ReadIndexResponse, Status> {
+        match self.raft.read_index().await {
+            Ok(index) => Ok(wire::ReadIndexResponse { index }),
+            Err(ReadIndexError::NotLeader) => Err(not_leader()),
+            Err(other) => Err(Status::unavailable(format!("quorate: {other}"))),
+        }
+    }
+
     /// Writes the files of a checkpoint as they arrive.
     async fn receive(
         &self,

@@ -272,6 +272,18 @@ impl Raft {
         }
     }
 
+    /// Proposes on the leader, in this order; returns the index of the last once it is applied
+    /// here, and with it all the others that were accepted: who asked for one knows by applying
+    /// it, and asks again if it did not come.
+    pub(crate) async fn propose_all(&self, mut proposals: Vec<Proposal>, room: Room) -> Result<u64, ProposeError> {
+        let Some(last) = proposals.pop() else { return Ok(0) };
+        for proposal in proposals {
+            let accepted = self.core.client_write_ff(proposal, None).await;
+            accepted.map_err(|fatal| ProposeError::Stopped(fatal.to_string()))?;
+        }
+        self.propose(last, room).await
+    }
+
     /// On the leader: makes `members` (and whether they vote) the members, if they are still
     /// those of entry `at`. One voter at most may come or go. Returns the entry that says
     /// so, once it is applied here.

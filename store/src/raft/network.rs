@@ -4,7 +4,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::{Stream, StreamExt, stream};
+use futures::future::FusedFuture;
+use futures::{FutureExt, Stream, StreamExt, stream};
 use openraft::OptionalSend;
 use openraft::alias::{SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
@@ -14,7 +15,6 @@ use openraft::raft::{
     AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, StreamAppendError, StreamAppendResult,
     TransferLeaderError, TransferLeaderRequest, TransferLeaderResponse, VoteRequest, VoteResponse,
 };
-use prost::Message;
 use quorate_proto::raft as wire;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -23,7 +23,7 @@ use tonic::Status;
 
 use super::snapshot::{self, Directory};
 use super::types::{self, Node, Types};
-use crate::peer::{Lane, PeerClient, Peers};
+use crate::peer::{Lane, Line, PeerClient, Peers};
 use crate::telemetry;
 
 /// The shortest time an RPC gets: the library asks for one heartbeat interval,
@@ -96,6 +96,10 @@ impl Connection {
         self.peers.client(self.target, &self.address, lane)
     }
 
+    fn line(&self, lane: Lane) -> Line {
+        self.peers.line(self.target, &self.address, lane)
+    }
+
     fn origin(&self) -> wire::Origin {
         self.peers.origin(self.target)
     }
@@ -105,12 +109,11 @@ impl Connection {
         request: AppendEntriesRequest<Types>,
         limit: Duration,
     ) -> Result<StreamAppendResult<Types>, RpcError> {
-        let mut client = self.client(Lane::Control);
         let term = request.vote.leader_id.term;
-        let message = types::append_to_wire(self.origin(), &request);
-        telemetry::sent(self.target, message.encoded_len());
+        let (message, line) = (types::append_to_wire(&request), self.line(Lane::Control));
         let asked = Instant::now();
-        let answer = within(&self.peers, limit, client.heartbeat(message)).await?;
+        let (sent, answer) = within(&self.peers, limit, line.heartbeat(&message)).await?;
+        telemetry::sent(self.target, sent);
         telemetry::round_trip(self.target, asked.elapsed());
         checked(&self.peers, self.target, term, answer)
     }
@@ -132,7 +135,8 @@ impl Connection {
             within(&self.peers, limit, client.pre_vote(message)).await?
         } else {
             within(&self.peers, limit, client.vote(message)).await?
-        };
+        }
+        .into_inner();
         Ok(VoteResponse {
             vote: types::required_vote(answer.vote).map_err(garbled)?,
             vote_granted: answer.granted,
@@ -165,10 +169,10 @@ fn checked(
 async fn within<T>(
     peers: &Peers,
     limit: Duration,
-    call: impl Future<Output = Result<tonic::Response<T>, Status>>,
+    call: impl Future<Output = Result<T, Status>>,
 ) -> Result<T, RpcError> {
     match tokio::time::timeout(limit.max(MIN_TIMEOUT), call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Ok(answer)) => Ok(answer),
         Ok(Err(status)) => {
             peers.hear(&status);
             Err(unreachable_peer(&status))
@@ -218,20 +222,35 @@ impl RaftNetworkV2<Types> for Connection {
                 let answer = self.heartbeat(first, option.hard_ttl()).await?;
                 return Ok(stream::once(async { Ok(answer) }).boxed());
             }
-            let mut client = self.client(Lane::Entries);
-            let origin = self.origin();
-            let term = first.vote.leader_id.term;
-            let target = self.target;
-            let outbound = stream::once(async { first }).chain(input).map(move |request| {
-                let message = types::append_to_wire(origin, &request);
-                telemetry::sent(target, message.encoded_len());
-                message
+            let line = self.line(Lane::Entries);
+            let (appends, answers) = line.appends().map_err(|status| unreachable_peer(&status))?;
+            let (peers, target, term) = (Arc::clone(&self.peers), self.target, first.vote.leader_id.term);
+            let requests = stream::once(async { first }).chain(input);
+            let sending = Box::pin(async move {
+                let mut requests = std::pin::pin!(requests);
+                while let Some(request) = requests.next().await {
+                    match appends.send(&types::append_to_wire(&request)).await {
+                        Ok(sent) => telemetry::sent(target, sent),
+                        // The answers end with the same error.
+                        Err(_) => return,
+                    }
+                }
             });
-            let answers = within(&self.peers, option.hard_ttl(), client.append(outbound)).await?;
-            let peers = Arc::clone(&self.peers);
-            let inbound = answers.map(move |answer| match answer {
+            let inbound = stream::unfold((sending.fuse(), answers), |(mut sending, mut answers)| async move {
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = &mut sending, if !sending.is_terminated() => {}
+                        answer = answers.next() => return Some((answer?, (sending, answers))),
+                    }
+                }
+            });
+            let inbound = inbound.map(move |answer| match answer {
                 Ok(answer) => checked(&peers, target, term, answer),
-                Err(status) => Err(unreachable_peer(&status)),
+                Err(status) => {
+                    peers.hear(&status);
+                    Err(unreachable_peer(&status))
+                }
             });
             Ok(inbound.boxed())
         })
@@ -273,7 +292,7 @@ impl RaftNetworkV2<Types> for Connection {
         };
         // What the peer has of an attempt before is not sent again.
         let wanted = within(&self.peers, OFFER_TIMEOUT, client.offer_snapshot(header.clone())).await?;
-        header.following = wanted.files;
+        header.following = wanted.into_inner().files;
         let (sender, receiver) = mpsc::channel(SNAPSHOT_QUEUE);
         let reader = tokio::task::spawn_blocking(move || -> std::io::Result<()> {
             let directory = snapshot.snapshot;
@@ -315,7 +334,7 @@ impl RaftNetworkV2<Types> for Connection {
             to: *request.to_node_id(),
             last_log_id: request.last_log_id().map(types::log_id_to_wire),
         };
-        let answer = within(&self.peers, option.hard_ttl(), client.transfer_leader(message)).await?;
+        let answer = within(&self.peers, option.hard_ttl(), client.transfer_leader(message)).await?.into_inner();
         Ok(match (answer.actual_vote, answer.log_not_flushed) {
             (Some(actual), _) => Err(TransferLeaderError::VoteChanged {
                 expected: *request.from_leader(),

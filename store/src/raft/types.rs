@@ -315,12 +315,8 @@ pub(super) fn entry_to_apply(entry: EntryOf<Types>) -> io::Result<apply::Entry> 
 
 // ------------------------------------------------------------------ messages
 
-pub(crate) fn append_to_wire(
-    origin: wire::Origin,
-    request: &openraft::raft::AppendEntriesRequest<Types>,
-) -> wire::AppendRequest {
+pub(crate) fn append_to_wire(request: &openraft::raft::AppendEntriesRequest<Types>) -> wire::AppendRequest {
     wire::AppendRequest {
-        origin: Some(origin),
         vote: Some(vote_to_wire(&request.vote)),
         previous: request.prev_log_id.as_ref().map(log_id_to_wire),
         entries: request.entries.iter().map(entry_to_wire).collect(),
