@@ -37,6 +37,9 @@ const BUFFER_BYTES: usize = 64 << 10;
 /// Answers of a stream that wait for its user; the library has as many requests under way.
 const MAX_ANSWERS: usize = 64;
 
+/// A peer that was silent for so long is gone: the end that has dialled asks every second.
+pub(super) const SILENCE: Duration = Duration::from_secs(10);
+
 /// What waits to be written on one connection.
 #[derive(Default)]
 pub(super) struct Outbox {
@@ -96,26 +99,25 @@ impl Outbox {
         }
     }
 
-    /// Writes what is put, until the connection fails.
-    pub(super) async fn pour(&self, mut stream: impl AsyncWrite + Unpin) -> io::Error {
+    /// Writes what is put, until the connection fails or all is written and this is closed.
+    pub(super) async fn pour(&self, mut stream: impl AsyncWrite + Unpin) -> io::Result<()> {
         let mut writing = BytesMut::new();
         loop {
-            {
+            let closed = {
                 let mut waiting = self.lock();
                 mem::swap(&mut waiting.bytes, &mut writing);
-            }
+                waiting.closed
+            };
             if writing.is_empty() {
+                if closed {
+                    return Ok(());
+                }
                 self.filled.notified().await;
                 continue;
             }
             self.emptied.notify_waiters();
-            let written = async {
-                stream.write_all(&writing).await?;
-                stream.flush().await
-            };
-            if let Err(error) = written.await {
-                return error;
-            }
+            stream.write_all(&writing).await?;
+            stream.flush().await?;
             writing.clear();
             if writing.capacity() > BUFFER_BYTES {
                 writing = BytesMut::new();
@@ -123,8 +125,10 @@ impl Outbox {
         }
     }
 
+    /// Takes no more. What waits is still written.
     pub(super) fn close(&self) {
         self.lock().closed = true;
+        self.filled.notify_one();
         self.emptied.notify_waiters();
     }
 
@@ -300,7 +304,7 @@ impl Line {
         let number = self.number();
         let (stream, answers) = mpsc::channel(MAX_ANSWERS);
         self.0.waiters.add(number, Waiter::Stream(stream))?;
-        Ok((Appends { line: self.clone(), number }, Answers(answers)))
+        Ok((Appends { line: self.clone(), number }, Answers { line: self.clone(), number, answers }))
     }
 }
 
@@ -343,12 +347,23 @@ impl Drop for Appends {
 }
 
 /// The answers of a stream of appends.
-pub(crate) struct Answers(mpsc::Receiver<Result<Bytes, Status>>);
+pub(crate) struct Answers {
+    line: Line,
+    number: u32,
+    answers: mpsc::Receiver<Result<Bytes, Status>>,
+}
 
 impl Answers {
     /// The next one; none when the peer has answered everything. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<Result<wire::AppendResponse, Status>> {
-        Some(self.0.recv().await?.and_then(decoded))
+        Some(self.answers.recv().await?.and_then(decoded))
+    }
+}
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        // A peer that refuses a stream does not say when it ends.
+        self.line.0.waiters.take(self.number);
     }
 }
 
@@ -362,7 +377,7 @@ where
             let (reading, writing) = tokio::io::split(stream);
             tokio::select! {
                 error = listen(reading, &outbox, &waiters) => error,
-                error = outbox.pour(writing) => error,
+                poured = outbox.pour(writing) => poured.err().unwrap_or_else(|| io::ErrorKind::NotConnected.into()),
             }
         }
         Ok(Err(error)) => error,
@@ -399,5 +414,97 @@ async fn listen(stream: ReadHalf<impl AsyncRead>, outbox: &Outbox, waiters: &Wai
     }
 }
 
-/// A peer that was silent for so long is gone: the other end asks every second.
-pub(super) const SILENCE: Duration = Duration::from_secs(10);
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A line, and the other end of its connection, which has read the hello.
+    async fn open() -> (Line, Reader<ReadHalf<tokio::io::DuplexStream>>, tokio::io::WriteHalf<tokio::io::DuplexStream>)
+    {
+        let (near, far) = tokio::io::duplex(1 << 20);
+        let line = Line::open(async { Ok(near) }, wire::Origin { cluster_id: 7, ..Default::default() });
+        let (mut reading, writing) = tokio::io::split(far);
+        let mut magic = [0; MAGIC.len()];
+        reading.read_exact(&mut magic).await.unwrap();
+        assert_eq!(magic, *MAGIC);
+        let mut frames = Reader::new(reading);
+        let hello = frames.next().await.unwrap();
+        assert_eq!((hello.kind, wire::Origin::decode(hello.body).unwrap().cluster_id), (Kind::Hello, 7));
+        (line, frames, writing)
+    }
+
+    fn waiting(line: &Line) -> usize {
+        line.0.waiters.lock().as_ref().map_or(0, HashMap::len)
+    }
+
+    #[tokio::test]
+    async fn calls_are_answered_by_their_numbers_in_any_order() {
+        let (line, mut frames, mut peer) = open().await;
+        let answers = async {
+            let (first, second) = (frames.next().await.unwrap(), frames.next().await.unwrap());
+            let mut bytes = BytesMut::new();
+            frame::put_refusal(&mut bytes, second.number, &Status::failed_precondition("no"));
+            frame::put(&mut bytes, Kind::Answer, 99, &wire::ReadIndexResponse { index: 1 });
+            frame::put(&mut bytes, Kind::Answer, first.number, &wire::ReadIndexResponse { index: 5 });
+            peer.write_all(&bytes).await.unwrap();
+        };
+        let (first, second, ()) = tokio::join!(line.read_index(), line.propose(vec!["a".into()]), answers);
+        assert_eq!(first.unwrap(), 5);
+        assert_eq!(second.unwrap_err().message(), "no");
+        assert_eq!(waiting(&line), 0);
+        let given_up = tokio::time::timeout(Duration::from_millis(1), line.read_index());
+        assert!(given_up.await.is_err());
+        assert_eq!(waiting(&line), 0, "nobody waits for that answer");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_connection_ends_every_call_and_stream() {
+        let (line, frames, peer) = open().await;
+        let (_appends, mut answers) = line.appends().unwrap();
+        let gone = async { drop((frames, peer)) };
+        let (asked, ()) = tokio::join!(line.read_index(), gone);
+        assert_eq!(asked.unwrap_err().code(), tonic::Code::Unavailable);
+        assert!(answers.next().await.unwrap().is_err());
+        assert!(answers.next().await.is_none());
+        assert!(!line.is_open() && line.appends().is_err());
+        assert!(line.read_index().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_refused_leaves_nothing() {
+        let (line, mut frames, mut peer) = open().await;
+        let (appends, mut answers) = line.appends().unwrap();
+        appends.send(&wire::AppendRequest::default()).await.unwrap();
+        let request = frames.next().await.unwrap();
+        assert_eq!(request.kind, Kind::Append);
+        let mut bytes = BytesMut::new();
+        frame::put_refusal(&mut bytes, request.number, &Status::failed_precondition("no"));
+        peer.write_all(&bytes).await.unwrap();
+        assert!(answers.next().await.unwrap().is_err());
+        drop((appends, answers));
+        assert_eq!(waiting(&line), 0);
+        assert_eq!(frames.next().await.unwrap().kind, Kind::AppendEnd);
+    }
+
+    #[tokio::test]
+    async fn what_was_put_is_written_before_the_end() {
+        let outbox = Outbox::default();
+        let (near, far) = tokio::io::duplex(8);
+        let long = wire::ProposeRequest { commands: vec![vec![1; 1000].into()] };
+        outbox.push(Kind::Propose, 1, &long);
+        outbox.close();
+        assert_eq!(outbox.push(Kind::Propose, 2, &long), 0);
+        let mut frames = Reader::new(far);
+        let (poured, frame) = tokio::join!(outbox.pour(near), frames.next());
+        poured.unwrap();
+        assert_eq!((frame.unwrap().number, frames.next().await.is_err()), (1, true));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_says_nothing_is_asked_and_then_given_up() {
+        let (line, mut frames, _peer) = open().await;
+        assert_eq!(frames.next().await.unwrap().kind, Kind::Ping);
+        assert!(frames.next().await.is_err(), "the line has closed its connection");
+        assert!(!line.is_open());
+    }
+}

@@ -49,11 +49,17 @@ pub(crate) async fn serve(
         }
         answer(service, Reader::new(reading), &outbox, cancel).await
     };
-    let ended = tokio::select! {
+    let pouring = outbox.pour(writing);
+    tokio::pin!(pouring);
+    let mut ended = tokio::select! {
         ended = answered => ended,
-        error = outbox.pour(writing) => Err(error),
+        poured = pouring.as_mut() => poured,
     };
     outbox.close();
+    if ended.is_ok() {
+        // What was answered last.
+        ended = tokio::time::timeout(DRAIN, pouring).await.unwrap_or(Ok(()));
+    }
     if let Err(error) = ended {
         tracing::debug!(%error, "a peer's line has ended");
     }
