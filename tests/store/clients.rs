@@ -1,6 +1,7 @@
 //! Clients that others wrote: one script each, whose output against both clusters is compared.
 
 use std::ffi::OsString;
+use std::io::Read;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -17,11 +18,23 @@ fn tool(variable: &str) -> Result<OsString> {
     std::env::var_os(variable).with_context(|| format!("{variable} is not set: run the tests with ./x test"))
 }
 
-/// What a program prints, which must succeed.
+/// What a program prints, and how it ends. One that hangs is shown as far as it came.
 async fn output(mut command: Command) -> Result<String> {
-    let output = timeout(PATIENCE, command.kill_on_drop(true).output()).await.context("the script hangs")??;
-    let (said, errors) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    Ok(format!("{said}{errors}{}", output.status))
+    let (mut reader, writer) = std::io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer).kill_on_drop(true);
+    let mut child = command.spawn()?;
+    // It holds the ends that the child's output goes to.
+    drop(command);
+    let said = tokio::task::spawn_blocking(move || {
+        let mut said = Vec::new();
+        reader.read_to_end(&mut said).map(|_| said)
+    });
+    let ended = timeout(PATIENCE, child.wait()).await;
+    child.start_kill().ok();
+    let said = said.await??;
+    let said = String::from_utf8_lossy(&said);
+    let status = ended.with_context(|| format!("the script hangs after:\n{said}"))??;
+    Ok(format!("{said}{status}"))
 }
 
 /// Runs the script that `command` makes for each of both clusters.
@@ -29,7 +42,7 @@ async fn compare(command: impl Fn(&Cluster) -> Result<Command>) -> Result<()> {
     let (etcd, quorate) = tokio::join!(Cluster::start(Program::Etcd, 1, &[]), Cluster::start(Program::Quorate, 1, &[]));
     let (etcd, quorate) = (etcd?, quorate?);
     let (expected, found) = tokio::join!(output(command(&etcd)?), output(command(&quorate)?));
-    let (expected, found) = (expected?, found?);
+    let (expected, found) = (expected.context("with etcd")?, found.context("with Quorate")?);
     ensure!(expected.ends_with("exit status: 0"), "the script fails with etcd: {expected}");
     ensure!(expected == found, "{}", difference(&expected, &found));
     Ok(())
