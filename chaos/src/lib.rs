@@ -5,5 +5,6 @@
 
 pub mod cluster;
 pub mod fault;
+pub mod history;
 pub mod report;
 pub mod workload;
