@@ -2,7 +2,7 @@
 //! each observation, in the order in which they happened.
 //!
 //! A [`Recorder`] writes lines and keeps none, so that a run may last for days. A [`History`]
-//! is read from them afterwards and holds every operation in memory: about 400 bytes each.
+//! is read from them afterwards and holds every operation in memory.
 
 use std::io::{BufRead, Write};
 use std::sync::Mutex;
@@ -11,7 +11,7 @@ use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
-/// How many lines a history may have to be read: about 4 GB of memory. A longer run is
+/// How many lines a history may have to be read: they are held in memory. A longer run is
 /// checked in pieces.
 const MAX_LINES: usize = 20_000_000;
 
@@ -574,11 +574,18 @@ impl Operation {
     pub fn written_at(&self) -> Option<Revision> {
         let reply = self.reply()?;
         let wrote = match reply.answer {
+            // The comparison held, and there was nothing to delete.
+            Answer::Done if self.deletes_nothing() => false,
             Answer::Done => !self.writes().is_empty(),
             Answer::Deleted(something) => something,
             Answer::Found(_) | Answer::Refused(_) | Answer::Ttl(_) => false,
         };
         reply.revision.filter(|_| wrote)
+    }
+
+    /// A transaction that deletes a key which it wants not to exist.
+    pub(crate) fn deletes_nothing(&self) -> bool {
+        matches!(self.request, Request::CompareAndSwap { expected: Revision(0), value: None, .. })
     }
 
     /// The key value that it was shown.

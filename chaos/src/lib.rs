@@ -3,6 +3,7 @@
 //! Nothing here calls into another room; clusters are processes, and what is known
 //! of them came over a socket.
 
+pub mod check;
 pub mod cluster;
 pub mod fault;
 pub mod history;

@@ -1,0 +1,6 @@
+//! Verdicts over a history: which promise was broken, and what proves it.
+
+pub mod linearizable;
+mod model;
+#[cfg(test)]
+mod simulator;
