@@ -190,10 +190,10 @@ impl Store {
             member_id: inner.identity.member_id,
             name: inner.name.clone(),
             generation: inner.identity.generation,
-            term: view.term,
-            leader: view.leader.unwrap_or(0),
-            is_leader: view.role == Role::Leader,
-            is_learner: view.role == Role::Learner,
+            term: view.reign.term,
+            leader: view.reign.leader.unwrap_or(0),
+            is_leader: view.reign.leads(),
+            is_learner: view.reign.role == Role::Learner,
             committed_index: view.committed,
             applied_index: inner.engine.applied_index(),
             last_index: view.last_index,
@@ -235,7 +235,7 @@ impl Store {
     pub async fn transfer_leadership(&self) -> Result<(), StoreError> {
         let own = self.inner.identity.member_id;
         let view = self.inner.raft.view();
-        if view.role != Role::Leader {
+        if !view.reign.leads() {
             return Ok(());
         }
         let Some(heir) = leadership::heir(&view, own) else { return Err(StoreError::BadTransferee) };
@@ -248,7 +248,7 @@ impl Store {
     /// `NotLeader` on a member that does not lead, `BadTransferee` when `target` does not vote.
     pub async fn move_leader(&self, target: u64) -> Result<(), StoreError> {
         let view = self.inner.raft.view();
-        if view.role != Role::Leader {
+        if !view.reign.leads() {
             return Err(StoreError::NotLeader);
         }
         if target == self.inner.identity.member_id {

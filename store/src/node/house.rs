@@ -18,7 +18,6 @@ use crate::command::{AlarmChange, ApplyError, CommandResult, Operation};
 use crate::error::StoreError;
 use crate::mvcc::Space;
 use crate::quota::{self, Load};
-use crate::raft::Role;
 
 /// From this part of the quota on, space is given back after every compaction.
 const TIGHT_PERCENT: u64 = 80;
@@ -240,7 +239,7 @@ pub(super) async fn watch_space(inner: &Inner) {
     }
     // Nobody else clears the alarms of a member that was removed.
     let view = inner.raft.view();
-    if view.role == Role::Leader {
+    if view.reign.leads() {
         for AlarmMember { member_id, alarm } in alarms.automatic() {
             if let (false, Ok(alarm)) = (view.members.contains_key(&member_id), AlarmType::try_from(alarm)) {
                 inner.change_alarm_of(member_id, false, alarm).await;

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::error::StoreError;
-use crate::raft::{Role, View};
+use crate::raft::View;
 
 /// The pause before a leader that did not answer is asked again.
 const RETRY_WAIT: Duration = Duration::from_millis(20);
@@ -25,8 +25,8 @@ pub(crate) struct Leader {
 
 impl Leader {
     pub(super) fn of(view: &View) -> Self {
-        let member = view.leader.and_then(|id| Some((id, view.node(id)?.peer_address.clone())));
-        Self { term: view.term, local: view.role == Role::Leader, member }
+        let member = view.reign.leader.and_then(|id| Some((id, view.node(id)?.peer_address.clone())));
+        Self { term: view.reign.term, local: view.reign.leads(), member }
     }
 }
 
@@ -87,15 +87,11 @@ where
     })
 }
 
-/// The fence under which this member may act, if it may: it leads, it has applied an
-/// entry of its own term (so it has seen all that was decided before), and a quorum
-/// has answered within `patience`.
+/// The fence under which this member may act, if it may; see [`Reign::may_act`].
+///
+/// [`Reign::may_act`]: crate::raft::Reign::may_act
 pub(super) fn fence(view: &View, generation: u64, patience: Duration) -> Option<Fence> {
-    let leads = view.role == Role::Leader && view.applied.term == view.term;
-    // A voter without others is a quorum; nobody sends it the answers that keep the age low.
-    let alone = view.members.values().filter(|(_, votes)| *votes).count() <= 1;
-    let heard = alone || view.quorum_age.is_none_or(|age| age <= patience);
-    (leads && heard).then_some(Fence { generation, term: view.term })
+    view.reign.may_act(view.quorum_age, patience).then_some(Fence { generation, term: view.reign.term })
 }
 
 /// The voter besides `own` that holds the most of the log.
@@ -111,24 +107,20 @@ pub(super) fn heir(view: &View, own: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::raft::{Applied, Node};
+    use crate::raft::{Node, Reign};
 
     fn leading() -> View {
         View {
-            term: 4,
-            role: Role::Leader,
-            leader: Some(1),
+            reign: Reign::sample(4),
             last_index: 9,
             committed: 9,
-            applied: Applied { index: 9, term: 4 },
+            applied: 9,
             snapshot: 0,
             purged: 0,
             quorum_age: Some(Duration::from_millis(10)),
             members: (1..=3).map(|id| (id, (Node::default(), true))).collect(),
-            members_at: Applied::default(),
             heard: Default::default(),
             matched: [(2, 5), (3, 8)].into(),
-            failed: None,
         }
     }
 
@@ -179,28 +171,6 @@ mod tests {
         check(Arc::default(), || Ok(()), "no leader").await;
         check(follows(1, 1), || Err(StoreError::NotLeader), "request timed out").await;
         check(follows(1, 1), || Err(StoreError::TooLarge), "request is too large").await;
-    }
-
-    #[test]
-    fn only_a_leader_that_knows_the_past_and_has_a_quorum_may_act() {
-        let check = |change: fn(&mut View), expected: Option<u64>| {
-            let mut view = leading();
-            change(&mut view);
-            let fence = fence(&view, 2, Duration::from_millis(100));
-            assert_eq!(fence, expected.map(|term| Fence { generation: 2, term }));
-        };
-        check(|_| {}, Some(4));
-        check(|view| view.quorum_age = None, Some(4));
-        check(|view| view.role = Role::Follower, None);
-        check(|view| view.applied.term = 3, None);
-        check(|view| view.quorum_age = Some(Duration::from_secs(1)), None);
-        check(
-            |view| {
-                view.quorum_age = Some(Duration::from_secs(1));
-                view.members.retain(|id, _| *id == 1);
-            },
-            Some(4),
-        );
     }
 
     #[test]

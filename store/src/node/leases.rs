@@ -8,7 +8,6 @@ use quorate_proto::raft as wire;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::Instant;
 
-use super::leadership;
 use crate::command::{Command, Operation};
 use crate::error::StoreError;
 use crate::lease::{Lessor, Renewal};
@@ -232,7 +231,7 @@ impl KeepAlive {
 
     /// Whether nobody else can have been elected yet.
     fn reigns(&self) -> bool {
-        leadership::fence(&self.raft.view(), 0, self.reign).is_some()
+        self.raft.may_act(self.reign)
     }
 
     /// Returns once a quorum has confirmed that this member leads, and it has applied all

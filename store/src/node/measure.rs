@@ -30,7 +30,7 @@ impl Inner {
         gauge!("etcd_mvcc_db_total_size_in_use_in_bytes").set(in_use);
         gauge!("etcd_debugging_mvcc_current_revision").set(revision(self.engine.revision()));
         gauge!("etcd_debugging_mvcc_compact_revision").set(revision(self.engine.compact_revision()));
-        gauge!("etcd_server_is_learner").set(number(u64::from(view.role == Role::Learner)));
+        gauge!("etcd_server_is_learner").set(number(u64::from(view.reign.role == Role::Learner)));
         gauge!("etcd_server_id", "server_id" => format!("{:x}", self.identity.member_id)).set(1.0);
         gauge!("etcd_server_version", "server_version" => SERVER_VERSION).set(1.0);
         let minor = SERVER_VERSION.rsplit_once('.').map_or(SERVER_VERSION, |(minor, _)| minor);
@@ -51,8 +51,8 @@ impl Inner {
 pub(super) fn measure_view(view: &View) {
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     let number = |value: u64| value as f64;
-    gauge!("etcd_server_has_leader").set(number(u64::from(view.leader.is_some())));
-    gauge!("etcd_server_is_leader").set(number(u64::from(view.role == Role::Leader)));
+    gauge!("etcd_server_has_leader").set(number(u64::from(view.reign.leader.is_some())));
+    gauge!("etcd_server_is_leader").set(number(u64::from(view.reign.leads())));
     gauge!("etcd_server_proposals_committed_total").set(number(view.committed));
-    gauge!("etcd_server_proposals_applied_total").set(number(view.applied.index));
+    gauge!("etcd_server_proposals_applied_total").set(number(view.applied));
 }

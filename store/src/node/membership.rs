@@ -17,7 +17,7 @@ use super::{Inner, Store};
 use crate::command::{Attributes, Operation};
 use crate::error::{MembersError, StoreError};
 use crate::peer::{self, Known, Lane, Members};
-use crate::raft::{self, ChangeError, Node, Role, View};
+use crate::raft::{self, ChangeError, Node, View};
 
 /// A learner may vote when it holds this much of the leader's log, in percent: etcd's.
 const READY_PERCENT: u64 = 90;
@@ -397,11 +397,11 @@ impl Inner {
         let _turn = self.changing.lock().await;
         loop {
             let view = self.raft.view();
-            if view.role != Role::Leader {
+            if !view.reign.leads() {
                 return Err(StoreError::NotLeader);
             }
             let mut applied = self.applied.clone();
-            let settled = raft::applied_at_least(&mut applied, view.members_at.index);
+            let settled = raft::applied_at_least(&mut applied, view.reign.members_at.index);
             match tokio::time::timeout_at(deadline, settled).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(StoreError::Stopped),
@@ -410,7 +410,7 @@ impl Inner {
             let members = self.peers.members();
             let next = match self.situation(&view, &members, again).decide(change) {
                 Ok(Some(next)) => next,
-                Ok(None) => return Ok(view.members_at.index),
+                Ok(None) => return Ok(view.reign.members_at.index),
                 Err(MembersError::Unhealthy) if Instant::now() < healthy_by => {
                     tokio::time::sleep(RETRY_WAIT).await;
                     continue;
@@ -420,7 +420,7 @@ impl Inner {
             if *change == (Change::Remove { id: self.identity.member_id }) && self.hand_over_first(&view).await {
                 return Err(StoreError::NotLeader);
             }
-            match self.raft.change_members(next, view.members_at).await {
+            match self.raft.change_members(next, view.reign.members_at).await {
                 Ok(index) => {
                     tracing::info!(?change, index, "the members have changed");
                     return Ok(index);
@@ -468,7 +468,7 @@ impl Arrivals {
 
     pub(super) async fn tend(&mut self, inner: &Inner) {
         let view = inner.raft.view();
-        if view.role != Role::Leader {
+        if !view.reign.leads() {
             self.0.clear();
             return;
         }

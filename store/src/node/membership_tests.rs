@@ -1,7 +1,7 @@
 //! Which changes of the members are made, as tables.
 
 use super::*;
-use crate::raft::Applied;
+use crate::raft::Reign;
 
 /// Voters 1 to 3 at a:1 to a:3, all started and healthy; 1 leads.
 struct Sample {
@@ -12,20 +12,16 @@ struct Sample {
 impl Sample {
     fn new(voters: u64) -> Self {
         let view = View {
-            term: 1,
-            role: Role::Leader,
-            leader: Some(1),
+            reign: Reign::sample(1),
             last_index: 1000,
             committed: 1000,
-            applied: Applied { index: 1000, term: 1 },
+            applied: 1000,
             snapshot: 0,
             purged: 0,
             quorum_age: None,
             members: BTreeMap::new(),
-            members_at: Applied::default(),
             heard: BTreeMap::new(),
             matched: BTreeMap::new(),
-            failed: None,
         };
         let mut sample = Self { view, members: Members::default() };
         for id in 1..=voters {

@@ -18,7 +18,6 @@ use super::{Inner, Store, compactor, compare, house, identity};
 use crate::command::{ApplyError, Attributes, Operation};
 use crate::error::StoreError;
 use crate::peer::Verdict;
-use crate::raft::Role;
 
 /// How often leadership is looked at when nothing changes: a quorum falls silent
 /// without an event.
@@ -96,7 +95,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
                 view
             }
         };
-        if let Some(reason) = &view.failed
+        if let Some(reason) = &view.reign.failed
             && !inner.cancel.is_cancelled()
             && inner.peers.verdict().borrow().is_none()
         {
@@ -107,7 +106,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
         if *before != now {
             if now.member.is_some() && before.member != now.member {
                 counter!("etcd_server_leader_changes_seen_total").increment(1);
-                let (leader, term) = (view.leader.unwrap_or(0), view.term);
+                let (leader, term) = (view.reign.leader.unwrap_or(0), view.reign.term);
                 tracing::info!(leader = format!("{leader:x}"), term, "a leader is known");
             }
             leaders.send_replace(Arc::new(now));
@@ -130,7 +129,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
         let aside = inner.is_aside();
         inner.raft.allow_elections(!aside);
         inner.hub.set_aside(aside);
-        if aside && view.role == Role::Leader && Instant::now() >= stalled_until {
+        if aside && view.reign.leads() && Instant::now() >= stalled_until {
             stalled_until = Instant::now() + STALL_PAUSE;
             if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {
                 tracing::warn!("this member differs from the majority: handing leadership over");
@@ -138,7 +137,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             }
         }
         let stall = inner.wal.stalled_for();
-        if view.role == Role::Leader && stall > patience && Instant::now() >= stalled_until {
+        if view.reign.leads() && stall > patience && Instant::now() >= stalled_until {
             stalled_until = Instant::now() + STALL_PAUSE;
             if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {
                 tracing::warn!(?stall, "the disk has stalled: handing leadership over");
@@ -257,7 +256,7 @@ async fn shorten_log(inner: &Inner) {
     inner.measure();
     let view = inner.raft.view();
     let large = log_bytes(inner) > MAX_SEGMENTS * inner.config.log_segment_bytes;
-    let behind = view.applied.index.saturating_sub(view.snapshot);
+    let behind = view.applied.saturating_sub(view.snapshot);
     if behind >= inner.config.replay_entries || (large && behind > 0) {
         inner.raft.make_snapshot().await;
     }

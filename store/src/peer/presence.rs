@@ -40,8 +40,9 @@ const AGREE_TIMEOUT: Duration = Duration::from_millis(100);
 const ATTEMPTS: u32 = 6;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(50);
 
+/// A reign as those who follow its leader tell it from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Reign {
+struct Followed {
     leader: u64,
     term: u64,
 }
@@ -49,7 +50,7 @@ struct Reign {
 /// A reign that has ended although its lease has not.
 #[derive(Clone, Copy, Debug)]
 struct Ended {
-    reign: Reign,
+    reign: Followed,
     /// Who is to stand for election, as far as this member agreed with anyone.
     candidate: Option<u64>,
 }
@@ -133,7 +134,7 @@ impl Presence {
     /// peer, and has agreed with nobody else.
     pub(crate) async fn agree(&self, peer: u64, request: &wire::LeaderGoneRequest) -> bool {
         let view = self.raft.view();
-        let reign = Reign { leader: request.leader, term: request.term };
+        let reign = Followed { leader: request.leader, term: request.term };
         let (own, others) = (self.last_entry(), log_order(request.last_log_id.as_ref()));
         if reign_of(&view) != Some(reign) || own > others {
             return false;
@@ -207,7 +208,7 @@ impl Presence {
         }
     }
 
-    async fn quorum_agrees(&self, view: &View, reign: Reign) -> bool {
+    async fn quorum_agrees(&self, view: &View, reign: Followed) -> bool {
         let own = self.peers.identity().member_id;
         let last = self.wal.state().last.map(|id| wire::LogId { term: id.term, index: id.index });
         let voters: Vec<u64> = view.members.iter().filter(|(_, (_, votes))| *votes).map(|(id, _)| *id).collect();
@@ -243,13 +244,13 @@ impl Presence {
         self.wal.state().last.map_or((0, 0), |id| (id.term, id.index))
     }
 
-    fn has_ended(&self, reign: Reign) -> bool {
+    fn has_ended(&self, reign: Followed) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         ended.is_some_and(|ended| ended.reign == reign)
     }
 
     /// What `decide` makes of the end of `reign`, which is known from now on.
-    fn with_ended<T>(&self, reign: Reign, decide: impl FnOnce(&mut Ended) -> T) -> T {
+    fn with_ended<T>(&self, reign: Followed, decide: impl FnOnce(&mut Ended) -> T) -> T {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let known = ended.take().filter(|known| known.reign == reign);
         decide(ended.insert(known.unwrap_or(Ended { reign, candidate: None })))
@@ -257,9 +258,9 @@ impl Presence {
 }
 
 /// The reign this member follows; none on a leader itself.
-fn reign_of(view: &View) -> Option<Reign> {
-    let leader = view.leader?;
-    (view.role == Role::Follower).then_some(Reign { leader, term: view.term })
+fn reign_of(view: &View) -> Option<Followed> {
+    let leader = view.reign.leader?;
+    (view.reign.role == Role::Follower).then_some(Followed { leader, term: view.reign.term })
 }
 
 /// Whether nobody listens at any of `addresses`, said by the machine itself.
@@ -287,7 +288,7 @@ mod tests {
     }
 
     fn undecided() -> Ended {
-        Ended { reign: Reign { leader: 1, term: 1 }, candidate: None }
+        Ended { reign: Followed { leader: 1, term: 1 }, candidate: None }
     }
 
     #[test]

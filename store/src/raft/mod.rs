@@ -9,6 +9,7 @@ mod founded;
 pub(crate) mod fuzzing;
 mod log_store;
 mod network;
+mod reign;
 pub(crate) mod snapshot;
 mod state_machine;
 mod types;
@@ -25,14 +26,13 @@ use openraft::alias::{LogIdOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
 use openraft::raft::{Precondition, TransferLeaderError, TransferLeaderRequest, VoteRequest};
-use openraft::{
-    ChangeMembers, EntryPayload, Instant, Membership, RaftMetrics, ReadPolicy, ServerState, SnapshotPolicy,
-};
+use openraft::{ChangeMembers, EntryPayload, Instant, Membership, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use quorate_proto::raft as wire;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 pub(crate) use self::founded::{founded, replay};
 pub(crate) use self::network::Factory;
+pub(crate) use self::reign::{Reign, Role};
 pub(crate) use self::state_machine::{Applied, Flushed, StateMachine, Waiters};
 use self::types::{DecodeError, Told, Types};
 pub(crate) use self::types::{Node, Proposal};
@@ -60,25 +60,13 @@ pub(crate) struct Timing {
     pub(crate) kept_entries: u64,
 }
 
-/// What a member does in its term.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Role {
-    Learner,
-    Follower,
-    Candidate,
-    Leader,
-    Stopped,
-}
-
 /// What consensus says of itself at one moment.
 #[derive(Clone, Debug)]
 pub(crate) struct View {
-    pub(crate) term: u64,
-    pub(crate) role: Role,
-    pub(crate) leader: Option<u64>,
+    pub(crate) reign: Reign,
     pub(crate) last_index: u64,
     pub(crate) committed: u64,
-    pub(crate) applied: Applied,
+    pub(crate) applied: u64,
     pub(crate) snapshot: u64,
     /// Entries up to here are gone from the log.
     pub(crate) purged: u64,
@@ -86,14 +74,10 @@ pub(crate) struct View {
     pub(crate) quorum_age: Option<Duration>,
     /// All members, and whether they vote.
     pub(crate) members: BTreeMap<u64, (Node, bool)>,
-    /// The entry that says so; it may not be committed yet.
-    pub(crate) members_at: Applied,
     /// On a leader: how long ago each peer last answered.
     pub(crate) heard: BTreeMap<u64, Duration>,
     /// On a leader: what each peer is known to hold.
     pub(crate) matched: BTreeMap<u64, u64>,
-    /// Consensus ended by an error, which it names.
-    pub(crate) failed: Option<String>,
 }
 
 impl View {
@@ -236,6 +220,13 @@ impl Raft {
 
     pub(crate) fn view(&self) -> View {
         view(&self.core.metrics().borrow_watched())
+    }
+
+    /// As [`Reign::may_act`]: at the cost of no view.
+    pub(crate) fn may_act(&self, patience: Duration) -> bool {
+        let metrics = self.core.metrics();
+        let metrics = metrics.borrow_watched();
+        Reign::of(&metrics).may_act(quorum_age(&metrics), patience)
     }
 
     /// Tells when another leads, or the members are others; not of every entry.
@@ -493,31 +484,6 @@ pub(crate) struct Changes {
     reign: Option<Reign>,
 }
 
-/// What of a view makes a difference to who may act.
-#[derive(PartialEq)]
-struct Reign {
-    term: u64,
-    state: ServerState,
-    leader: Option<u64>,
-    members_at: Option<LogIdOf<Types>>,
-    /// A leader may act once it has applied an entry of its own term.
-    applied_term: Option<u64>,
-    failed: bool,
-}
-
-impl Reign {
-    fn of(metrics: &RaftMetrics<Types>) -> Self {
-        Self {
-            term: metrics.current_term,
-            state: metrics.state,
-            leader: metrics.current_leader,
-            members_at: *metrics.membership_config.log_id(),
-            applied_term: metrics.last_applied.map(|id| id.leader_id.term),
-            failed: metrics.running_state.is_err(),
-        }
-    }
-}
-
 impl Changes {
     /// The next view; `None` once consensus has ended. Cancel-safe.
     pub(crate) async fn next(&mut self) -> Option<View> {
@@ -596,30 +562,13 @@ fn config(timing: Timing) -> openraft::Config {
 fn view(metrics: &RaftMetrics<Types>) -> View {
     let index = |id: &Option<LogIdOf<Types>>| id.map_or(0, |id| id.index);
     View {
-        term: metrics.current_term,
-        role: match metrics.state {
-            ServerState::Learner => Role::Learner,
-            ServerState::Follower => Role::Follower,
-            ServerState::Candidate => Role::Candidate,
-            ServerState::Leader => Role::Leader,
-            ServerState::Shutdown => Role::Stopped,
-        },
-        leader: metrics.current_leader,
+        reign: Reign::of(metrics),
         last_index: metrics.last_log_index.unwrap_or(0),
         committed: index(&metrics.cluster_committed),
-        applied: metrics
-            .last_applied
-            .map(|id| Applied { index: id.index, term: id.leader_id.term })
-            .unwrap_or_default(),
+        applied: index(&metrics.last_applied),
         snapshot: index(&metrics.snapshot),
         purged: index(&metrics.purged),
-        quorum_age: metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed()),
-        members_at: metrics
-            .membership_config
-            .log_id()
-            .as_ref()
-            .map(|id| Applied { index: id.index, term: id.leader_id.term })
-            .unwrap_or_default(),
+        quorum_age: quorum_age(metrics),
         heard: metrics
             .heartbeat
             .iter()
@@ -633,8 +582,11 @@ fn view(metrics: &RaftMetrics<Types>) -> View {
             .flatten()
             .map(|(id, matched)| (*id, matched.map_or(0, |id| id.index)))
             .collect(),
-        failed: metrics.running_state.as_ref().err().map(ToString::to_string),
     }
+}
+
+fn quorum_age(metrics: &RaftMetrics<Types>) -> Option<Duration> {
+    metrics.last_quorum_acked.as_ref().map(|instant| instant.elapsed())
 }
 
 fn vote_request(request: wire::VoteRequest) -> Result<VoteRequest<Types>, DecodeError> {

@@ -71,6 +71,12 @@ pub(crate) struct Applied {
     pub(crate) term: u64,
 }
 
+impl Applied {
+    pub(super) fn of(id: Option<LogIdOf<Types>>) -> Self {
+        id.map(|id| Self { index: id.index, term: id.leader_id.term }).unwrap_or_default()
+    }
+}
+
 /// What of a state machine is on disk.
 pub(crate) struct Flushed {
     pub(crate) applied: Option<EntryId>,
@@ -177,7 +183,7 @@ impl StateMachine {
         // The outcomes first: who sees the index and has none knows that a snapshot brought it.
         let told = notes.into_iter().zip(results).filter_map(|(note, result)| Some((note.request?, result)));
         self.waiters.answer(told);
-        self.applied.send_replace(Applied { index: last.index, term: last.leader_id.term });
+        self.applied.send_replace(Applied::of(Some(last)));
         for responder in responders {
             responder.send(());
         }
@@ -241,7 +247,7 @@ impl RaftStateMachine<Types> for StateMachine {
             let message = format!("a snapshot said to end at {:?} ends at {applied:?}", meta.last_log_id);
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
-        let now = applied.map(|id| Applied { index: id.index, term: id.leader_id.term }).unwrap_or_default();
+        let now = Applied::of(applied);
         self.applied.send_replace(now);
         Ok(())
     }
