@@ -13,6 +13,7 @@ mod measure;
 mod membership;
 mod propose;
 mod read_index;
+mod renewals;
 mod requests;
 mod start;
 mod upkeep;
@@ -33,6 +34,7 @@ use self::leadership::Leaders;
 use self::leases::{KeepAlive, Leases};
 use self::propose::Proposer;
 use self::read_index::ReadIndex;
+use self::renewals::Renewals;
 use crate::config::Config;
 use crate::error::{StartError, StoreError};
 use crate::fs::{self, Disk};
@@ -93,6 +95,7 @@ struct Inner {
     leases: Arc<Leases>,
     gate: auth::Gate,
     keep_alive: KeepAlive,
+    renewals: Renewals,
     leaders: Leaders,
     leadership: watch::Receiver<Option<Fence>>,
     /// Snapshots for clients being written; each takes disk space.

@@ -79,12 +79,15 @@ where
             }
         }
     };
-    tokio::time::timeout_at(deadline, asking).await.unwrap_or_else(|_| {
-        Err(match leaders.borrow().member {
-            Some(_) => StoreError::Timeout,
-            None => StoreError::NoLeader,
-        })
-    })
+    tokio::time::timeout_at(deadline, asking).await.unwrap_or_else(|_| Err(unanswered(leaders)))
+}
+
+/// Why nobody answered in time.
+pub(super) fn unanswered(leaders: &Leaders) -> StoreError {
+    match leaders.borrow().member {
+        Some(_) => StoreError::Timeout,
+        None => StoreError::NoLeader,
+    }
 }
 
 /// The fence under which this member may act, if it may; see [`Reign::may_act`].

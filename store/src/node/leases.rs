@@ -4,14 +4,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use metrics::counter;
-use quorate_proto::raft as wire;
 use tokio::sync::{RwLock, RwLockWriteGuard, watch};
 use tokio::time::Instant;
 
 use crate::command::{Command, Operation};
 use crate::error::StoreError;
 use crate::lease::{Lessor, Renewal};
-use crate::mvcc::{Engine, EngineError};
+use crate::mvcc::Engine;
 use crate::raft::{self, Applied, Proposal, Raft};
 
 /// Longer than the leader waits for its own state machine, or for a revocation that is
@@ -122,30 +121,23 @@ impl Leases {
         self.changed.send_replace(());
     }
 
-    fn try_renew(&self, id: i64) -> Result<Renewal, StoreError> {
+    fn try_renew(&self, ids: &[i64]) -> Result<Vec<Renewal>, StoreError> {
         let mut state = self.lock();
         let now = self.now();
-        if state.leading { Ok(state.lessor.renew(now, id)) } else { Err(StoreError::NotLeader) }
+        if !state.leading {
+            return Err(StoreError::NotLeader);
+        }
+        Ok(ids.iter().map(|id| state.lessor.renew(now, *id)).collect())
     }
 
-    /// What is left of a lease; none if this member does not lead.
-    pub(crate) fn time_to_live(&self, id: i64, keys: bool) -> Option<Result<wire::LeaseResponse, EngineError>> {
-        let remaining = {
-            let state = self.lock();
-            if !state.leading {
-                return None;
-            }
-            state.lessor.remaining(self.now(), id)
-        };
-        let Some((remaining, record)) = remaining.zip(self.engine.lease(id)) else {
-            return Some(Ok(wire::LeaseResponse { ttl: -1, ..Default::default() }));
-        };
-        let keys = match keys.then(|| self.engine.lease_keys(id)).transpose() {
-            Ok(keys) => keys.unwrap_or_default(),
-            Err(error) => return Some(Err(error)),
-        };
-        let ttl = i64::try_from(remaining.as_secs()).unwrap_or(i64::MAX);
-        Some(Ok(wire::LeaseResponse { ttl, granted_ttl: record.ttl, keys }))
+    /// Seconds that are left of a lease; none for an unknown one.
+    fn time_left(&self, id: i64) -> Result<Option<i64>, StoreError> {
+        let state = self.lock();
+        if !state.leading {
+            return Err(StoreError::NotLeader);
+        }
+        let left = state.lessor.remaining(self.now(), id);
+        Ok(left.map(|left| i64::try_from(left.as_secs()).unwrap_or(i64::MAX)))
     }
 
     /// Leases that have run out, to be revoked.
@@ -187,60 +179,80 @@ pub(crate) struct KeepAlive {
 }
 
 impl KeepAlive {
+    /// Seconds that each renewed lease now has, 0 for an unknown one; none for one whose answer
+    /// takes longer: [`KeepAlive::renew`] waits for it.
+    ///
+    /// # Errors
+    /// `NotLeader` or `Timeout` when this member cannot say: ask the leader.
+    pub(crate) async fn renew_all(&self, ids: &[i64]) -> Result<Vec<Option<i64>>, StoreError> {
+        self.confirm().await?;
+        let renewed = self.renewed(ids, Instant::now() + PATIENCE).await?;
+        let ttl = |renewal| match renewal {
+            Renewal::Renewed(ttl) => Some(ttl),
+            Renewal::Unknown => Some(0),
+            Renewal::Checkpointed | Renewal::Ended => None,
+        };
+        Ok(renewed.into_iter().map(ttl).collect())
+    }
+
     /// Seconds the renewed lease now has, 0 for an unknown one. A lease whose time is over
     /// is waited for until its revocation is done.
     ///
     /// # Errors
-    /// `NotLeader` or `Timeout` when this member cannot say: ask the leader.
+    /// As [`KeepAlive::renew_all`].
     pub(crate) async fn renew(&self, id: i64) -> Result<i64, StoreError> {
         self.confirm().await?;
         let mut changed = self.leases.changed.subscribe();
         let deadline = Instant::now() + PATIENCE;
         loop {
             changed.borrow_and_update();
-            match self.leases.try_renew(id)? {
-                // Held up since a quorum confirmed it, this member may have been replaced, and
-                // the lease revoked by its successor.
-                Renewal::Renewed(_) | Renewal::Unknown if !self.reigns() => {
-                    let confirmed = tokio::time::timeout_at(deadline, self.confirm()).await;
-                    confirmed.map_err(|_| StoreError::Timeout)??;
-                }
-                Renewal::Renewed(ttl) => {
-                    counter!("etcd_debugging_lease_renewed_total").increment(1);
-                    return Ok(ttl);
-                }
-                Renewal::Unknown => return Ok(0),
-                Renewal::Checkpointed => self.clear(id).await?,
-                Renewal::Ended => match tokio::time::timeout_at(deadline, changed.changed()).await {
+            match self.renewed(&[id], deadline).await?[..] {
+                [Renewal::Renewed(ttl)] => return Ok(ttl),
+                [Renewal::Checkpointed] => self.clear(id).await?,
+                [Renewal::Ended] => match tokio::time::timeout_at(deadline, changed.changed()).await {
                     Ok(Ok(())) => {}
                     Ok(Err(_)) => return Err(StoreError::Stopped),
                     Err(_) => return Err(StoreError::Timeout),
                 },
+                _ => return Ok(0),
             }
         }
     }
 
-    /// What is left of a lease.
-    ///
-    /// # Errors
-    /// As [`KeepAlive::renew`].
-    pub(crate) async fn time_to_live(&self, id: i64, keys: bool) -> Result<wire::LeaseResponse, StoreError> {
-        self.confirm().await?;
-        Ok(self.leases.time_to_live(id, keys).ok_or(StoreError::NotLeader)??)
+    /// Renews what can be renewed at once, on a member that a quorum has confirmed.
+    async fn renewed(&self, ids: &[i64], deadline: Instant) -> Result<Vec<Renewal>, StoreError> {
+        loop {
+            let renewed = self.leases.try_renew(ids)?;
+            if self.raft.may_act(self.reign) {
+                let count = renewed.iter().filter(|renewal| matches!(renewal, Renewal::Renewed(_))).count();
+                counter!("etcd_debugging_lease_renewed_total").increment(count as u64);
+                return Ok(renewed);
+            }
+            // Held up since then, this member may have been replaced, and the leases revoked
+            // by its successor.
+            let confirmed = tokio::time::timeout_at(deadline, self.confirm()).await;
+            confirmed.map_err(|_| StoreError::Timeout)??;
+        }
     }
 
-    /// Whether nobody else can have been elected yet.
-    fn reigns(&self) -> bool {
-        self.raft.may_act(self.reign)
+    /// Seconds that are left of a lease, none for an unknown one; and an entry: whoever has
+    /// applied it has seen every grant and revocation that counts here.
+    ///
+    /// # Errors
+    /// As [`KeepAlive::renew_all`].
+    pub(crate) async fn time_left(&self, id: i64) -> Result<(Option<i64>, u64), StoreError> {
+        let index = self.confirm().await?;
+        Ok((self.leases.time_left(id)?, index))
     }
 
     /// Returns once a quorum has confirmed that this member leads, and it has applied all
-    /// that was acknowledged before: grants and revocations that somebody has seen count.
-    async fn confirm(&self) -> Result<(), StoreError> {
+    /// that was acknowledged before (up to the entry that it returns): grants and revocations
+    /// that somebody has seen count.
+    async fn confirm(&self) -> Result<u64, StoreError> {
         let index = self.raft.read_index().await?;
         let mut applied = self.applied.clone();
         match tokio::time::timeout(PATIENCE, raft::applied_at_least(&mut applied, index)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(())) => Ok(index),
             Ok(Err(_)) => Err(StoreError::Stopped),
             Err(_) => Err(StoreError::Timeout),
         }
@@ -276,19 +288,19 @@ mod tests {
         let mut machine = StateMachine::open(Config::new(directory.path().join("state"))).unwrap();
         let leases = Leases::new(machine.engine());
         apply(&mut machine, Operation::LeaseGrant { id: 5, ttl: 60 });
-        assert!(leases.try_renew(5).is_err(), "only the leader counts time");
+        assert!(leases.try_renew(&[5]).is_err(), "only the leader counts time");
         leases.promote(1, Duration::ZERO);
-        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60));
+        assert_eq!(leases.try_renew(&[5]).unwrap(), [Renewal::Renewed(60)]);
 
         // The result of a revocation that came twice; somebody has granted the id anew.
         leases.applied(&[LeaseChange::Revoked { id: 5 }]);
-        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60));
+        assert_eq!(leases.try_renew(&[5]).unwrap(), [Renewal::Renewed(60)]);
 
         // A revocation that found no lease: it must not be offered for ever.
         apply(&mut machine, Operation::LeaseRevoke { id: 5 });
-        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Renewed(60), "nobody has told yet");
+        assert_eq!(leases.try_renew(&[5]).unwrap(), [Renewal::Renewed(60)], "nobody has told yet");
         leases.applied(&[LeaseChange::Refused { id: 5 }]);
-        assert_eq!(leases.try_renew(5).unwrap(), Renewal::Unknown);
-        assert_eq!(leases.time_to_live(5, true).unwrap().unwrap().ttl, -1);
+        assert_eq!(leases.try_renew(&[5]).unwrap(), [Renewal::Unknown]);
+        assert_eq!(leases.time_left(5).unwrap(), None);
     }
 }

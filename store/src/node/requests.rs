@@ -1,6 +1,5 @@
 //! The requests of clients, in this process or through the port.
 
-use std::future::Future;
 use std::sync::Arc;
 
 use metrics::{counter, gauge};
@@ -12,7 +11,6 @@ use quorate_proto::etcd::{
     ResponseHeader, TxnRequest, TxnResponse, WatchCreateRequest,
 };
 use quorate_proto::fence::Fence;
-use quorate_proto::raft as wire;
 use tokio::time::{Duration, Instant};
 
 use super::Store;
@@ -21,6 +19,7 @@ use crate::command::{CommandResult, Operation};
 use crate::error::StoreError;
 use crate::mvcc::{Engine, Listing, Page, ReadError};
 use crate::peer::Lane;
+use crate::raft;
 use crate::watch::{Mailbox, Watcher};
 
 /// The shortest lease, in seconds. etcd's rule is one and a half election timeouts, which
@@ -204,17 +203,10 @@ impl Store {
     /// `NoLeader` or `Timeout` when no leader answers.
     pub async fn lease_keep_alive(&self, id: i64) -> Result<LeaseKeepAliveResponse, StoreError> {
         self.may_keep_lease(id).await?;
+        self.check_serving()?;
         // Taken before: the lease may end at a later revision, but not at or before this.
         let header = Some(self.header(self.revision()));
-        let ttl = self
-            .on_leader(
-                || self.inner.keep_alive.renew(id),
-                |request, mut client| async move {
-                    let request = wire::LeaseRequest { id, ..request };
-                    client.lease_keep_alive(request).await.map(|answer| answer.into_inner().ttl)
-                },
-            )
-            .await?;
+        let ttl = self.inner.renewals.renew(id).await?;
         Ok(LeaseKeepAliveResponse { header, id, ttl })
     }
 
@@ -228,23 +220,25 @@ impl Store {
     ) -> Result<LeaseTimeToLiveResponse, StoreError> {
         let LeaseTimeToLiveRequest { id, keys } = request;
         self.authenticated().await?;
-        let answer = self
-            .on_leader(
-                || self.inner.keep_alive.time_to_live(id, keys),
-                |request, mut client| async move {
-                    let request = wire::LeaseRequest { id, keys, ..request };
-                    client.lease_time_to_live(request).await.map(tonic::Response::into_inner)
-                },
-            )
-            .await?;
-        self.permitted(|permit| Ok(permit.read_all(&answer.keys)?)).await?;
-        Ok(LeaseTimeToLiveResponse {
-            header: Some(self.header(self.revision())),
-            id,
-            ttl: answer.ttl,
-            granted_ttl: answer.granted_ttl,
-            keys: answer.keys,
-        })
+        self.check_serving()?;
+        let deadline = Instant::now() + self.inner.config.request_timeout;
+        let ask = |seat: Seat| async move {
+            let Some((member, address)) = seat else { return Ok(self.inner.keep_alive.time_left(id).await?.0) };
+            let line = self.inner.peers.line(member, &address, Lane::Forward);
+            let (left, index) = line.time_left(id).await.map_err(|_| StoreError::Timeout)?;
+            raft::applied_at_least(&mut self.inner.applied.clone(), index).await.map_err(|_| StoreError::Stopped)?;
+            Ok(left)
+        };
+        let left = ask_leader(&self.inner.leaders, deadline, ask).await?;
+        let found = left.zip(self.inner.engine.lease(id));
+        let (ttl, granted_ttl) = found.map_or((-1, 0), |(left, lease)| (left, lease.ttl));
+        let keys = match keys && found.is_some() {
+            true => self.inner.engine.lease_keys(id)?,
+            false => Vec::new(),
+        };
+        self.permitted(|permit| Ok(permit.read_all(&keys)?)).await?;
+        let header = Some(self.header(self.revision()));
+        Ok(LeaseTimeToLiveResponse { header, id, ttl, granted_ttl, keys })
     }
 
     /// All leases.
@@ -341,28 +335,6 @@ impl Store {
             counter!("etcd_server_proposals_failed_total").increment(1);
         }
         result
-    }
-
-    /// Runs `here` if this member leads, asks the leader otherwise; see [`ask_leader`].
-    async fn on_leader<T, H, R>(
-        &self,
-        here: impl Fn() -> H,
-        there: impl Fn(wire::LeaseRequest, crate::peer::PeerClient) -> R,
-    ) -> Result<T, StoreError>
-    where
-        H: Future<Output = Result<T, StoreError>>,
-        R: Future<Output = Result<T, tonic::Status>>,
-    {
-        self.check_serving()?;
-        let deadline = Instant::now() + self.inner.config.request_timeout;
-        let (here, there) = (&here, &there);
-        let ask = |seat: Seat| async move {
-            let Some((id, address)) = seat else { return here().await };
-            let request = wire::LeaseRequest { origin: Some(self.inner.peers.origin(id)), ..Default::default() };
-            let client = self.inner.peers.client(id, &address, Lane::Forward);
-            there(request, client).await.map_err(|_| StoreError::Timeout)
-        };
-        ask_leader(&self.inner.leaders, deadline, ask).await
     }
 
     /// Says who answers.

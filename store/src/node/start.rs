@@ -19,6 +19,7 @@ use super::leadership::Leader;
 use super::leases::{KeepAlive, Leases};
 use super::propose::Proposer;
 use super::read_index::ReadIndex;
+use super::renewals::Renewals;
 use super::{Inner, MAX_EXPORTS, Store, join, upkeep};
 use crate::config::{Config, PeerTrust, Serves};
 use crate::error::StartError;
@@ -161,6 +162,14 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         &tasks,
         cancel.clone(),
     );
+    let renewals = Renewals::new(
+        keep_alive.clone(),
+        Arc::clone(&peers),
+        leaders.clone(),
+        config.request_timeout,
+        &tasks,
+        cancel.clone(),
+    );
     let inner = Arc::new(Inner {
         name: known.name,
         identity: own,
@@ -183,6 +192,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         leases,
         gate,
         keep_alive,
+        renewals,
         leaders,
         leadership,
         exports: Arc::new(Semaphore::new(MAX_EXPORTS)),

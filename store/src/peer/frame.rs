@@ -32,6 +32,10 @@ pub(super) enum Kind {
     ReadIndex = 5,
     /// Is anybody there? Answered by `Pong`.
     Ping = 7,
+    /// A `RenewRequest`.
+    Renew = 8,
+    /// A `TimeLeftRequest`.
+    TimeLeft = 9,
     /// The answer to the call of that number, or the next one of the stream.
     Answer = 16,
     /// In its place: a code of gRPC in one byte, and a text.
@@ -42,7 +46,7 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    const ALL: [Kind; 11] = [
+    const ALL: [Kind; 13] = [
         Kind::Hello,
         Kind::Append,
         Kind::AppendEnd,
@@ -50,6 +54,8 @@ impl Kind {
         Kind::Propose,
         Kind::ReadIndex,
         Kind::Ping,
+        Kind::Renew,
+        Kind::TimeLeft,
         Kind::Answer,
         Kind::Refusal,
         Kind::AnswerEnd,

@@ -273,6 +273,42 @@ impl Line {
         Ok(answer.index)
     }
 
+    /// Has the leader renew leases; returns the seconds that each has then, 0 for an unknown
+    /// one, none for one whose answer takes longer: [`Line::renew`] waits for it.
+    ///
+    /// # Errors
+    /// As [`Line::read_index`].
+    pub(crate) async fn renew_all(&self, leases: Vec<i64>) -> Result<Vec<Option<i64>>, Status> {
+        self.ask_to_renew(wire::RenewRequest { leases, patient: false }).await
+    }
+
+    /// As [`Line::renew_all`], of one lease.
+    ///
+    /// # Errors
+    /// As [`Line::read_index`].
+    pub(crate) async fn renew(&self, lease: i64) -> Result<i64, Status> {
+        let renewed = self.ask_to_renew(wire::RenewRequest { leases: vec![lease], patient: true }).await?;
+        renewed.into_iter().flatten().next().ok_or_else(incomplete)
+    }
+
+    async fn ask_to_renew(&self, request: wire::RenewRequest) -> Result<Vec<Option<i64>>, Status> {
+        let answer: wire::RenewResponse = self.call(Kind::Renew, &request).await?.1;
+        match answer.ttls.len() == request.leases.len() {
+            true => Ok(answer.ttls.into_iter().map(|ttl| (ttl >= 0).then_some(ttl)).collect()),
+            false => Err(incomplete()),
+        }
+    }
+
+    /// Seconds that are left of a lease, none for an unknown one; and the entry by which its
+    /// grant is known wherever it is applied.
+    ///
+    /// # Errors
+    /// As [`Line::read_index`].
+    pub(crate) async fn time_left(&self, lease: i64) -> Result<(Option<i64>, u64), Status> {
+        let answer: wire::TimeLeftResponse = self.call(Kind::TimeLeft, &wire::TimeLeftRequest { lease }).await?.1;
+        Ok(((answer.left >= 0).then_some(answer.left), answer.index))
+    }
+
     /// Sends an append without entries; returns its size, too.
     ///
     /// # Errors
@@ -306,6 +342,10 @@ impl Line {
         self.0.waiters.add(number, Waiter::Stream(stream))?;
         Ok((Appends { line: self.clone(), number }, Answers { line: self.clone(), number, answers }))
     }
+}
+
+fn incomplete() -> Status {
+    Status::internal("quorate: a peer's answer does not say what was asked")
 }
 
 fn decoded<A: Message + Default>(answer: Bytes) -> Result<A, Status> {

@@ -111,7 +111,7 @@ async fn answer(
                     calls.push(Box::pin(async move { drop(answers.await) }) as Call<'_>);
                 }
             }
-            Kind::Heartbeat | Kind::Propose | Kind::ReadIndex => {
+            Kind::Heartbeat | Kind::Propose | Kind::ReadIndex | Kind::Renew | Kind::TimeLeft => {
                 let (service, outbox) = (&service, &outbox);
                 calls.push(Box::pin(async move {
                     let answer = respond(service, &origin, kind, number, body, outbox);
@@ -148,6 +148,8 @@ async fn respond(
             outbox.push(Kind::Answer, number, &service.heartbeat(decoded(body)?).await?);
         }
         Kind::Propose => drop(outbox.push(Kind::Answer, number, &service.propose(decoded(body)?).await?)),
+        Kind::Renew => drop(outbox.push(Kind::Answer, number, &service.renew(decoded(body)?).await?)),
+        Kind::TimeLeft => drop(outbox.push(Kind::Answer, number, &service.time_left(decoded(body)?).await?)),
         _ => drop(outbox.push(Kind::Answer, number, &service.read_index().await?)),
     }
     Ok(())

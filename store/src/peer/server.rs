@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::try_join_all;
 use futures::{Stream, StreamExt, stream};
 use quorate_proto::raft::peer_server::Peer;
 use quorate_proto::raft::{self as wire, state_hash_response};
@@ -175,26 +176,6 @@ impl Peer for PeerService {
         self.raft.handle_transfer_leader(request).await.map(Response::new).map_err(refused)
     }
 
-    async fn lease_keep_alive(
-        &self,
-        request: Request<wire::LeaseRequest>,
-    ) -> Result<Response<wire::LeaseResponse>, Status> {
-        let request = request.into_inner();
-        self.admit(request.origin.as_ref())?;
-        let ttl = self.keep_alive.renew(request.id).await.map_err(cannot_say)?;
-        Ok(Response::new(wire::LeaseResponse { ttl, ..Default::default() }))
-    }
-
-    async fn lease_time_to_live(
-        &self,
-        request: Request<wire::LeaseRequest>,
-    ) -> Result<Response<wire::LeaseResponse>, Status> {
-        let request = request.into_inner();
-        self.admit(request.origin.as_ref())?;
-        let answer = self.keep_alive.time_to_live(request.id, request.keys).await.map_err(cannot_say)?;
-        Ok(Response::new(answer))
-    }
-
     async fn presence(
         &self,
         request: Request<wire::PresenceRequest>,
@@ -347,6 +328,23 @@ impl PeerService {
             Err(ReadIndexError::NotLeader) => Err(not_leader()),
             Err(other) => Err(Status::unavailable(format!("quorate: {other}"))),
         }
+    }
+
+    pub(super) async fn renew(&self, request: wire::RenewRequest) -> Result<wire::RenewResponse, Status> {
+        let renewed = match request.patient {
+            true => {
+                let waiting = request.leases.iter().map(|id| self.keep_alive.renew(*id));
+                try_join_all(waiting).await.map(|ttls| ttls.into_iter().map(Some).collect())
+            }
+            false => self.keep_alive.renew_all(&request.leases).await,
+        };
+        let ttls = renewed.map_err(cannot_say)?.into_iter().map(|ttl| ttl.unwrap_or(-1)).collect();
+        Ok(wire::RenewResponse { ttls })
+    }
+
+    pub(super) async fn time_left(&self, request: wire::TimeLeftRequest) -> Result<wire::TimeLeftResponse, Status> {
+        let (left, index) = self.keep_alive.time_left(request.lease).await.map_err(cannot_say)?;
+        Ok(wire::TimeLeftResponse { left: left.unwrap_or(-1), index })
     }
 
     /// Writes the files of a checkpoint as they arrive.
