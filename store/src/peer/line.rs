@@ -498,6 +498,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_answer_to_renewals_is_for_all_of_them() {
+        let (line, mut frames, mut peer) = open().await;
+        let answers = async {
+            for ttls in [vec![60, 0, -1], vec![60], vec![30]] {
+                let asked = frames.next().await.unwrap();
+                assert_eq!(asked.kind, Kind::Renew);
+                let mut bytes = BytesMut::new();
+                frame::put(&mut bytes, Kind::Answer, asked.number, &wire::RenewResponse { ttls });
+                peer.write_all(&bytes).await.unwrap();
+            }
+        };
+        let asking = async {
+            assert_eq!(line.renew_all(vec![1, 2, 3]).await.unwrap(), [Some(60), Some(0), None]);
+            assert!(line.renew_all(vec![1, 2]).await.is_err(), "whose is it?");
+            assert_eq!(line.renew(1).await.unwrap(), 30);
+        };
+        tokio::join!(answers, asking);
+    }
+
+    #[tokio::test]
     async fn the_end_of_the_connection_ends_every_call_and_stream() {
         let (line, frames, peer) = open().await;
         let (_appends, mut answers) = line.appends().unwrap();

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use quorate_proto::etcd::{
-    CompactionRequest, LeaseGrantRequest, PutRequest, RangeRequest, TxnRequest, WatchCreateRequest,
+    CompactionRequest, LeaseGrantRequest, LeaseTimeToLiveRequest, PutRequest, RangeRequest, TxnRequest,
+    WatchCreateRequest,
 };
 use quorate_proto::fence::Fence;
 use quorate_store::{Config, Store, StoreError};
@@ -199,6 +200,14 @@ fn leases_end_and_are_renewed_through_any_member() {
     assert_eq!(long, 77);
     let renewed = cluster.on(follower, async move |store| store.lease_keep_alive(long).await.unwrap().ttl);
     assert_eq!(renewed, 60);
+    for member in [leader, follower] {
+        cluster.on(member, async move |store| {
+            let left = store.lease_time_to_live(LeaseTimeToLiveRequest { id: long, keys: true }).await.unwrap();
+            assert!((50..=60).contains(&left.ttl) && left.granted_ttl == 60 && left.keys == ["long"], "{left:?}");
+            let left = store.lease_time_to_live(LeaseTimeToLiveRequest { id: 78, keys: true }).await.unwrap();
+            assert!((left.ttl, left.granted_ttl) == (-1, 0) && left.keys.is_empty(), "{left:?}");
+        });
+    }
     let deadline = Instant::now() + Duration::from_secs(10);
     while cluster.on(follower, async |store| value_of(&store, "short").await).is_some() {
         assert!(Instant::now() < deadline, "the lease of two seconds did not end");
@@ -208,6 +217,32 @@ fn leases_end_and_are_renewed_through_any_member() {
         (store.lease_keep_alive(short).await.unwrap().ttl, value_of(&store, "long").await)
     });
     assert_eq!((gone, kept.as_deref()), (0, Some("x")));
+}
+
+#[test]
+fn renewals_at_one_time_have_each_its_own_answer() {
+    let cluster = Cluster::start(3);
+    let leader = cluster.wait_for_leader();
+    for (member, first) in [(leader, 1000), ((leader + 1) % 3, 2000)] {
+        cluster.on(member, async |store| {
+            let ended = store.lease_grant(LeaseGrantRequest { ttl: 2, id: 0 }).await.unwrap().id;
+            for number in 0..20 {
+                store.lease_grant(LeaseGrantRequest { ttl: 100 + number, id: first + number }).await.unwrap();
+            }
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            let renewals = (0..900).map(|number| {
+                let (id, ttl) = match number % 3 {
+                    // Waits until it is revoked, and holds up nobody.
+                    0 => (ended, 0),
+                    1 => (first + number % 20, 100 + number % 20),
+                    _ => (first + 100 + number, 0),
+                };
+                let store = store.clone();
+                async move { assert_eq!((store.lease_keep_alive(id).await.unwrap().ttl, id), (ttl, id)) }
+            });
+            futures::future::join_all(renewals).await;
+        });
+    }
 }
 
 #[test]
