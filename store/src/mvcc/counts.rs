@@ -111,6 +111,16 @@ impl Counts {
         }
     }
 
+    /// Keeps the count of a request, if it `is_new`, and that of what its next page will ask
+    /// for: what is left after a page of so many keys, the last of which is `last`.
+    pub(super) fn put_page(&self, request: &RangeRequest, at: i64, count: i64, is_new: bool, page: usize, last: &[u8]) {
+        if is_new {
+            self.put(&request.key, &request.range_end, at, count);
+        }
+        let left = count - i64::try_from(page).unwrap_or(count);
+        self.put(&range::successor(last), &request.range_end, at, left);
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -171,6 +181,16 @@ mod tests {
         counts.put(&all.key, &all.range_end, 10, 2);
         counts.note(&[], 11);
         assert_eq!(counts.get(&all, 12), None, "it was counted while versions were removed");
+    }
+
+    #[test]
+    fn what_is_left_after_a_page_is_known() {
+        let counts = Counts::new(0);
+        let all = span("a", "z");
+        counts.put_page(&all, 5, 10, true, 3, b"c");
+        assert_eq!((counts.get(&all, 5), counts.get(&span("c\0", "z"), 5)), (Some(10), Some(7)));
+        counts.put_page(&span("c\0", "z"), 5, 7, false, 4, b"g");
+        assert_eq!(counts.get(&span("g\0", "z"), 5), Some(3));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use quorate_proto::etcd::{RangeRequest, RangeResponse, ResponseHeader};
 
 use super::EngineError;
 use super::db::Instance;
-use super::range::{self, successor};
+use super::range;
 use super::rows::{self, BadRow, Revision};
 use super::view::Stored;
 
@@ -114,17 +114,12 @@ impl Listing {
         }
         let mut count = i64::try_from(keys).unwrap_or(i64::MAX);
         if more {
-            let page = count;
             // The one that was one too many, and those behind it.
             count = match known {
                 Some(count) => count,
                 None => count + 1 + walk.with_dependent_mut(|_, stored| stored.count())?,
             };
-            let counts = &walk.borrow_owner().counts;
-            if known.is_none() {
-                counts.put(&request.key, &request.range_end, at, count);
-            }
-            counts.put(&successor(&last), &request.range_end, at, count - page);
+            walk.borrow_owner().counts.put_page(request, at, count, known.is_none(), keys, &last);
         }
         let rest = split.map(|(prefix, before)| {
             walk.with_dependent_mut(|_, stored| stored.go_to(&prefix));

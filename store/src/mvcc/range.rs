@@ -129,8 +129,8 @@ pub(super) fn collect<'a>(
             more = true;
             let rest = if known.is_none() { keys.count()? } else { 0 };
             count = known.unwrap_or(count + rest);
-            if let Some(counts) = counts {
-                remember(counts, request, &kvs[..limit], at, count, known.is_none());
+            if let (Some(counts), Some(last)) = (counts, kvs[..limit].last()) {
+                counts.put_page(request, at, count, known.is_none(), limit, &last.key);
             }
             break;
         }
@@ -149,17 +149,6 @@ pub(super) fn collect<'a>(
         kvs.iter_mut().for_each(|kv| kv.value.clear());
     }
     Ok(RangeResponse { header, kvs, more, count })
-}
-
-/// Keeps the count of a request, and that of what its next page will ask for.
-fn remember(counts: &Counts, request: &RangeRequest, page: &[KeyValue], at: i64, count: i64, is_new: bool) {
-    if is_new {
-        counts.put(&request.key, &request.range_end, at, count);
-    }
-    if let Some(last) = page.last() {
-        let left = count - i64::try_from(page.len()).unwrap_or(count);
-        counts.put(&successor(&last.key), &request.range_end, at, left);
-    }
 }
 
 /// The first key after `key`.
