@@ -178,12 +178,6 @@ pub(super) fn parse_row(bytes: &[u8], revision: Revision, with_value: bool) -> R
     Ok(Row { revision, tombstone, create, version, lease, value })
 }
 
-/// Whether a version is the end of its key.
-pub(super) fn is_tombstone(row: &[u8]) -> Result<bool, BadRow> {
-    let header = row.get(..ROW_HEADER_LEN).ok_or(BadRow("a version is cut short"))?;
-    Ok(header[0] == TOMBSTONE)
-}
-
 pub(super) fn change_key(revision: Revision) -> [u8; 13] {
     let mut key = [CHANGES; 13];
     key[1..9].copy_from_slice(&(revision.main as u64).to_be_bytes());

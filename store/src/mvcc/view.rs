@@ -167,7 +167,7 @@ impl<'a> Stored<'a> {
     /// How many keys from here on are alive, without making anything of them.
     pub(super) fn count(&mut self) -> Result<i64, EngineError> {
         let mut count = 0;
-        while let Some(tombstone) = self.visit(|_, _, row| rows::is_tombstone(row))? {
+        while let Some(tombstone) = self.visit(|_, _, row| Ok(rows::split_row(row)?.0.tombstone))? {
             count += i64::from(!tombstone);
         }
         Ok(count)
