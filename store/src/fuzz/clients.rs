@@ -97,7 +97,7 @@ fn requests_of_clients() {
     let (store, router) = runtime.block_on(async {
         let store = Store::start(Config::new("a", directory.path())).await.expect("it starts");
         store.leadership().wait_for(Option::is_some).await.expect("it leads");
-        let router = rpc::router(&store);
+        let router = rpc::router(&store, rpc::Observe::new());
         (store, router)
     });
     let put = PutRequest { key: "a".into(), value: "v".into(), ..Default::default() };

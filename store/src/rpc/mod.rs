@@ -38,6 +38,7 @@ use tonic::{Response, Status};
 
 pub(crate) use self::caller::CommonName;
 use self::caller::{admit, admit_http};
+pub(crate) use self::observe::Observe;
 pub(crate) use self::unary::Front;
 use crate::error::StoreError;
 use crate::node::Store;
@@ -47,7 +48,8 @@ const MESSAGE_OVERHEAD_BYTES: usize = 512 << 10;
 
 /// The client port.
 pub(crate) fn front(store: &Store) -> Front {
-    Front::new(kv::Kv(store.clone()), observe::Observe::new(), max_receive_bytes(store), router(store))
+    let observe = Observe::new();
+    Front::new(kv::Kv(store.clone()), observe.clone(), max_receive_bytes(store), router(store, observe))
 }
 
 fn max_receive_bytes(store: &Store) -> usize {
@@ -55,7 +57,7 @@ fn max_receive_bytes(store: &Store) -> usize {
 }
 
 /// Everything the client port answers, the long way.
-pub(crate) fn router(store: &Store) -> Router {
+pub(crate) fn router(store: &Store, observe: Observe) -> Router {
     let max_receive_bytes = max_receive_bytes(store);
     let mut routes = tonic::service::Routes::builder();
     routes
@@ -76,7 +78,7 @@ pub(crate) fn router(store: &Store) -> Router {
         .add_service(LockServer::new(lock::Lock::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(ElectionServer::new(election::Election::new(store)).max_decoding_message_size(max_receive_bytes))
         .add_service(HealthServer::new(health::Health(store.clone())));
-    let services = routes.routes().into_axum_router().layer(learner::Guard::new(store)).layer(observe::Observe::new());
+    let services = routes.routes().into_axum_router().layer(learner::Guard::new(store)).layer(observe);
     http::router(store)
         .merge(gateway::router(services.clone(), max_receive_bytes))
         .merge(services)

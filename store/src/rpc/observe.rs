@@ -19,7 +19,7 @@ use super::status::of_large_message;
 
 /// Counts what goes through a service.
 #[derive(Clone)]
-pub(super) struct Observe {
+pub(crate) struct Observe {
     rpcs: Arc<HashMap<String, Arc<Rpc>>>,
     received: Counter,
     sent: Counter,
@@ -35,7 +35,7 @@ struct Rpc {
 }
 
 impl Observe {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let methods = descriptors().services().flat_map(|service| service.methods().collect::<Vec<_>>());
         let rpcs = methods.map(|method| {
             let service = method.parent_service().full_name().to_owned();
@@ -119,7 +119,7 @@ impl<S> Layer<S> for Observe {
 }
 
 #[derive(Clone)]
-pub(super) struct Observed<S> {
+pub(crate) struct Observed<S> {
     inner: S,
     observe: Observe,
 }
