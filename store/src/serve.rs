@@ -1,11 +1,10 @@
 //! A port: TLS, HTTP/2 and HTTP/1, and an end that lets requests finish.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
-
-use std::convert::Infallible;
 
 use axum::Router;
 use axum::body::Body;
