@@ -70,7 +70,8 @@ pub struct Config {
     /// How long a request may take before its client is told that nobody knows.
     pub request_timeout: Duration,
     /// The store's resident memory stays below this, whatever its data: caches, memtables,
-    /// recent events and recent log are sized by it. What requests under way hold comes on top.
+    /// recent events, recent log and writes under way are sized by it. What other requests under
+    /// way hold comes on top.
     pub memory_limit_bytes: u64,
     /// Past this size of the data, writes are slowed and then refused, until there is room
     /// again; 0 is no quota.

@@ -54,7 +54,8 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
 
     let mut log_config = wal::Config::new(config.data_dir.join("wal"));
     log_config.segment_size_bytes = config.log_segment_bytes;
-    log_config.ring_size_bytes = memory::budget(config.memory_limit_bytes).log_bytes;
+    let budget = memory::budget(config.memory_limit_bytes);
+    log_config.ring_size_bytes = budget.log_bytes;
     let (wal, recovered) = Wal::open(log_config, disk)?;
     known.keep_log(&config, recovered.log_id)?;
     let mut machine = open_machine(&config)?;
@@ -95,7 +96,9 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         election_max: config.election_timeout_max,
         kept_entries: config.replay_entries / 2,
     };
-    let raft = Raft::start(own.member_id, timing, Factory::new(Arc::clone(&peers)), wal.clone(), machine)
+    // The largest request finds room among others.
+    let room_bytes = budget.proposed_bytes.max(2 * config.max_request_bytes);
+    let raft = Raft::start(own.member_id, timing, Factory::new(Arc::clone(&peers)), wal.clone(), machine, room_bytes)
         .await
         .map_err(consensus)?;
     let keep_alive = KeepAlive {

@@ -45,10 +45,6 @@ const MAX_BATCH_ENTRIES: u64 = 4096;
 /// The log is purged in steps of at least this many entries.
 const PURGE_STEP: u64 = 1024;
 
-/// Proposals under way on this member, in bytes: until the disk has them they are in memory,
-/// also when nobody waits for them any more. A hundred and seventy of the largest requests.
-const MAX_PROPOSED_BYTES: usize = 256 << 20;
-
 /// How consensus keeps time, and how much of the past.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Timing {
@@ -167,12 +163,15 @@ pub(crate) type Room = Arc<OwnedSemaphorePermit>;
 pub(crate) struct Raft {
     core: openraft::Raft<Types, StateMachine>,
     may_lead: Arc<AtomicBool>,
+    /// Bytes of proposals under way on this member: until the disk has them they are in memory,
+    /// also when nobody waits for them any more.
     room: Arc<Semaphore>,
+    room_bytes: u32,
 }
 
 impl Raft {
-    /// Starts from what log and state machine hold. The member takes part in
-    /// elections from here on.
+    /// Starts from what log and state machine hold, with room for proposals of so many bytes.
+    /// The member takes part in elections from here on.
     ///
     /// # Errors
     /// When the log or the state machine cannot be read, or the timing is impossible.
@@ -182,12 +181,14 @@ impl Raft {
         network: Factory,
         wal: Wal,
         machine: StateMachine,
+        room_bytes: usize,
     ) -> io::Result<Self> {
         let config = config(timing).validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let log = log_store::LogStore::new(wal);
         let core = openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
-        let room = Arc::new(Semaphore::new(MAX_PROPOSED_BYTES));
-        Ok(Self { core, may_lead: Arc::new(AtomicBool::new(true)), room })
+        let room_bytes = u32::try_from(room_bytes).unwrap_or(u32::MAX);
+        let room = Arc::new(Semaphore::new(room_bytes as usize));
+        Ok(Self { core, may_lead: Arc::new(AtomicBool::new(true)), room, room_bytes })
     }
 
     /// Writes the first membership. Every member of a new cluster writes the same, so a
@@ -241,12 +242,17 @@ impl Raft {
 
     /// Room for proposals of so many bytes; none while too many are under way.
     pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
-        Arc::clone(&self.room).try_acquire_many_owned(permits(bytes)).ok().map(Arc::new)
+        Arc::clone(&self.room).try_acquire_many_owned(self.permits(bytes)).ok().map(Arc::new)
     }
 
     /// Waits for room for proposals of so many bytes; none when the store is closing.
     pub(crate) async fn room(&self, bytes: usize) -> Option<Room> {
-        Arc::clone(&self.room).acquire_many_owned(permits(bytes)).await.ok().map(Arc::new)
+        Arc::clone(&self.room).acquire_many_owned(self.permits(bytes)).await.ok().map(Arc::new)
+    }
+
+    /// What so many bytes take of the room: a larger message waits for all of it.
+    fn permits(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes).unwrap_or(u32::MAX).min(self.room_bytes)
     }
 
     /// Proposes on the leader; returns the entry's index once it is applied here. `room` is
@@ -470,11 +476,6 @@ impl Raft {
             },
         })
     }
-}
-
-/// What so many bytes take of `MAX_PROPOSED_BYTES`: a larger message waits for all of it.
-fn permits(bytes: usize) -> u32 {
-    u32::try_from(bytes.min(MAX_PROPOSED_BYTES)).unwrap_or(u32::MAX)
 }
 
 /// Says that the view has changed.

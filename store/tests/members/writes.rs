@@ -141,6 +141,8 @@ fn many_large_values_go_through_a_follower() {
     let cluster = Cluster::start_with(3, |config| {
         config.log_segment_bytes = 64 << 20;
         config.request_timeout = Duration::from_secs(25);
+        // Room for all of them at once.
+        config.memory_limit_bytes = 1 << 30;
     });
     let leader = cluster.wait_for_leader();
     let count = cluster.on((leader + 1) % 3, async |store| {
