@@ -1,7 +1,7 @@
 //! The answering end of a line.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -76,6 +76,9 @@ async fn answer(
         return Err(invalid("it has no hello"));
     }
     let origin = wire::Origin::decode(hello.body)?;
+    // Looked up once its sender is admitted: anybody can give any name.
+    let received = OnceLock::new();
+    let received = || received.get_or_init(|| telemetry::received(origin.from_member));
     let mut calls = FuturesUnordered::new();
     let mut appends: Option<Appends> = None;
     loop {
@@ -91,9 +94,11 @@ async fn answer(
                     Some(stream) if stream.number == number => stream,
                     _ => Appends::begin(&service, number, outbox),
                 };
+                let length = body.len();
                 // One that is not for this member ends the stream.
                 match service.append_request(&origin, body) {
                     Ok(request) => {
+                        received().increment(length as u64);
                         // Nobody takes it: then its answers have ended already.
                         let _ = stream.requests.send(request).await;
                         appends = Some(stream);
@@ -112,9 +117,16 @@ async fn answer(
                 }
             }
             Kind::Heartbeat | Kind::Propose | Kind::ReadIndex | Kind::Renew | Kind::TimeLeft => {
-                let (service, outbox) = (&service, &outbox);
+                let (service, outbox, received) = (&service, &outbox, &received);
                 calls.push(Box::pin(async move {
-                    let answer = respond(service, &origin, kind, number, body, outbox);
+                    let length = body.len();
+                    let answer = async {
+                        service.admit(Some(&origin))?;
+                        if kind == Kind::Heartbeat {
+                            received().increment(length as u64);
+                        }
+                        respond(service, kind, number, body, outbox).await
+                    };
                     let answered = tokio::time::timeout(MAX_ANSWER_TIME, answer).await;
                     if let Err(status) =
                         answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("quorate: no answer")))
@@ -133,20 +145,9 @@ async fn answer(
 
 type Call<'a> = std::pin::Pin<Box<dyn Future<Output = ()> + Send + 'a>>;
 
-async fn respond(
-    service: &PeerService,
-    origin: &wire::Origin,
-    kind: Kind,
-    number: u32,
-    body: Bytes,
-    outbox: &Outbox,
-) -> Result<(), Status> {
-    let from = service.admit(Some(origin))?;
+async fn respond(service: &PeerService, kind: Kind, number: u32, body: Bytes, outbox: &Outbox) -> Result<(), Status> {
     match kind {
-        Kind::Heartbeat => {
-            telemetry::received(from, body.len());
-            outbox.push(Kind::Answer, number, &service.heartbeat(decoded(body)?).await?);
-        }
+        Kind::Heartbeat => drop(outbox.push(Kind::Answer, number, &service.heartbeat(decoded(body)?).await?)),
         Kind::Propose => drop(outbox.push(Kind::Answer, number, &service.propose(decoded(body)?).await?)),
         Kind::Renew => drop(outbox.push(Kind::Answer, number, &service.renew(decoded(body)?).await?)),
         Kind::TimeLeft => drop(outbox.push(Kind::Answer, number, &service.time_left(decoded(body)?).await?)),

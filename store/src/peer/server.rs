@@ -22,7 +22,6 @@ use crate::node::leases::KeepAlive;
 use crate::node::{Store, compare};
 use crate::raft::snapshot::{Area, Directory, Receiver};
 use crate::raft::{self, Applied, Checkpoint, MessageError, Proposal, ProposeError, Raft, ReadIndexError};
-use crate::telemetry;
 use crate::wal::Wal;
 
 /// Chunks of a snapshot that wait for the disk.
@@ -285,7 +284,7 @@ impl PeerService {
     /// A request of a stream of entries, if `origin` may send it.
     pub(super) fn append_request(&self, origin: &wire::Origin, body: Bytes) -> Result<wire::AppendRequest, Status> {
         self.memory.check()?;
-        telemetry::received(self.admit(Some(origin))?, body.len());
+        self.admit(Some(origin))?;
         line_server::decoded(body)
     }
 

@@ -24,7 +24,7 @@ use tonic::Status;
 use super::snapshot::{self, Directory};
 use super::types::{self, Node, Types};
 use crate::peer::{Lane, Line, PeerClient, Peers};
-use crate::telemetry;
+use crate::telemetry::PeerMetrics;
 
 /// The shortest time an RPC gets: the library asks for one heartbeat interval,
 /// which a busy machine with two cores does not always keep.
@@ -57,7 +57,8 @@ impl Factory {
     }
 
     fn connection(&self, target: u64, node: &Node, purpose: Purpose) -> Connection {
-        Connection { peers: Arc::clone(&self.peers), target, address: node.peer_address.clone(), purpose }
+        let metrics = Arc::new(PeerMetrics::new(target));
+        Connection { peers: Arc::clone(&self.peers), target, address: node.peer_address.clone(), purpose, metrics }
     }
 }
 
@@ -89,6 +90,7 @@ pub(crate) struct Connection {
     target: u64,
     address: String,
     purpose: Purpose,
+    metrics: Arc<PeerMetrics>,
 }
 
 impl Connection {
@@ -113,8 +115,8 @@ impl Connection {
         let (message, line) = (types::append_to_wire(&request), self.line(Lane::Control));
         let asked = Instant::now();
         let (sent, answer) = within(&self.peers, limit, line.heartbeat(&message)).await?;
-        telemetry::sent(self.target, sent);
-        telemetry::round_trip(self.target, asked.elapsed());
+        self.metrics.sent.increment(sent as u64);
+        self.metrics.round_trip.record(asked.elapsed().as_secs_f64());
         checked(&self.peers, self.target, term, answer)
     }
 
@@ -226,11 +228,12 @@ impl RaftNetworkV2<Types> for Connection {
             let (appends, answers) = line.appends().map_err(|status| unreachable_peer(&status))?;
             let (peers, target, term) = (Arc::clone(&self.peers), self.target, first.vote.leader_id.term);
             let requests = stream::once(async { first }).chain(input);
+            let metrics = Arc::clone(&self.metrics);
             let sending = Box::pin(async move {
                 let mut requests = std::pin::pin!(requests);
                 while let Some(request) = requests.next().await {
                     match appends.send(&types::append_to_wire(&request)).await {
-                        Ok(sent) => telemetry::sent(target, sent),
+                        Ok(sent) => metrics.sent.increment(sent as u64),
                         // The answers end with the same error.
                         Err(_) => return,
                     }

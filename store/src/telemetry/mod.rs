@@ -6,9 +6,7 @@
 
 mod process;
 
-use std::time::Duration;
-
-use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
+use metrics::{Counter, Unit, counter, describe_counter, describe_gauge, describe_histogram, histogram};
 
 pub(crate) use self::process::measure_process;
 pub use self::process::process_cpu_seconds;
@@ -167,19 +165,27 @@ fn number_of(results: &[CommandResult], wanted: impl Fn(&CommandResult) -> bool)
     results.iter().filter(|result| wanted(result)).count() as u64
 }
 
-/// Counts bytes for a peer.
-pub(crate) fn sent(peer: u64, bytes: usize) {
-    counter!("etcd_network_peer_sent_bytes_total", "To" => format!("{peer:x}")).increment(bytes as u64);
+/// What is noted of each message to one peer: looked up once.
+pub(crate) struct PeerMetrics {
+    /// Bytes sent.
+    pub(crate) sent: Counter,
+    /// Seconds until an answer came.
+    pub(crate) round_trip: metrics::Histogram,
 }
 
-/// Counts bytes from a peer.
-pub(crate) fn received(peer: u64, bytes: usize) {
-    counter!("etcd_network_peer_received_bytes_total", "From" => format!("{peer:x}")).increment(bytes as u64);
+impl PeerMetrics {
+    pub(crate) fn new(peer: u64) -> Self {
+        let to = format!("{peer:x}");
+        Self {
+            sent: counter!("etcd_network_peer_sent_bytes_total", "To" => to.clone()),
+            round_trip: histogram!("etcd_network_peer_round_trip_time_seconds", "To" => to),
+        }
+    }
 }
 
-/// Notes how long a peer took to answer.
-pub(crate) fn round_trip(peer: u64, took: Duration) {
-    histogram!("etcd_network_peer_round_trip_time_seconds", "To" => format!("{peer:x}")).record(took.as_secs_f64());
+/// The bytes received from a peer.
+pub(crate) fn received(peer: u64) -> Counter {
+    counter!("etcd_network_peer_received_bytes_total", "From" => format!("{peer:x}"))
 }
 
 #[cfg(test)]
