@@ -23,7 +23,7 @@ const APART: usize = 256;
 
 /// Renews leases on behalf of this member's clients.
 pub(crate) struct Renewals {
-    leader: Leader,
+    way: Way,
     queue: mpsc::Sender<Waiting>,
     apart: Semaphore,
 }
@@ -51,10 +51,10 @@ impl Renewals {
         cancel: CancellationToken,
     ) -> Self {
         let (queue, waiting) = mpsc::channel(QUEUE);
-        let leader = Leader { keep_alive, peers, leaders, timeout };
-        let rounds = rounds(leader.clone(), waiting);
+        let way = Way { keep_alive, peers, leaders, timeout };
+        let rounds = rounds(way.clone(), waiting);
         tasks.spawn(async move { cancel.run_until_cancelled(rounds).await });
-        Self { leader, queue, apart: Semaphore::new(APART) }
+        Self { way, queue, apart: Semaphore::new(APART) }
     }
 
     /// Seconds the renewed lease now has, 0 for an unknown one.
@@ -62,7 +62,7 @@ impl Renewals {
     /// # Errors
     /// `NoLeader` or `Timeout` when no leader answers in time.
     pub(crate) async fn renew(&self, id: i64) -> Result<i64, StoreError> {
-        let deadline = Instant::now() + self.leader.timeout;
+        let deadline = Instant::now() + self.way.timeout;
         let (answer, answered) = oneshot::channel();
         let renewed = async {
             self.queue.send(Waiting { id, answer }).await.map_err(|_| StoreError::Stopped)?;
@@ -70,42 +70,42 @@ impl Renewals {
                 return Ok(ttl);
             }
             let _turn = self.apart.acquire().await.map_err(|_| StoreError::Stopped)?;
-            self.leader.renew(id, deadline).await
+            self.way.renew(id, deadline).await
         };
-        tokio::time::timeout_at(deadline, renewed).await.unwrap_or_else(|_| Err(unanswered(&self.leader.leaders)))
+        tokio::time::timeout_at(deadline, renewed).await.unwrap_or_else(|_| Err(unanswered(&self.way.leaders)))
     }
 }
 
 /// Renews what waits, until the store closes.
-async fn rounds(leader: Leader, mut queue: mpsc::Receiver<Waiting>) {
+async fn rounds(way: Way, mut queue: mpsc::Receiver<Waiting>) {
     let mut waiting = Vec::new();
     while queue.recv_many(&mut waiting, QUEUE).await > 0 {
         // Some have given up while nobody led.
         waiting.retain(|one| !one.answer.is_closed());
         let ids: Vec<i64> = waiting.iter().map(|one| one.id).collect();
-        let deadline = Instant::now() + leader.timeout;
+        let deadline = Instant::now() + way.timeout;
         let answer = match ids.is_empty() {
             true => Ok(Vec::new()),
-            false => leader.renew_all(&ids, deadline).await,
+            false => way.renew_all(&ids, deadline).await,
         };
         match answer {
             Ok(ttls) => waiting.drain(..).zip(ttls).for_each(|(one, ttl)| one.tell(Ok(ttl))),
             Err(StoreError::Stopped) => return,
-            Err(_) => waiting.drain(..).for_each(|one| one.tell(Err(unanswered(&leader.leaders)))),
+            Err(_) => waiting.drain(..).for_each(|one| one.tell(Err(unanswered(&way.leaders)))),
         }
     }
 }
 
-/// Whoever leads.
+/// The way to whoever leads.
 #[derive(Clone)]
-struct Leader {
+struct Way {
     keep_alive: KeepAlive,
     peers: Arc<Peers>,
     leaders: Leaders,
     timeout: Duration,
 }
 
-impl Leader {
+impl Way {
     async fn renew_all(&self, ids: &[i64], deadline: Instant) -> Result<Vec<Option<i64>>, StoreError> {
         let ask = |seat: Seat| async move {
             let Some((member, address)) = seat else { return self.keep_alive.renew_all(ids).await };
@@ -115,7 +115,7 @@ impl Leader {
         ask_leader(&self.leaders, deadline, ask).await
     }
 
-    /// As [`Leader::renew_all`] for a lease whose answer takes longer: waits for it.
+    /// As [`Way::renew_all`] for a lease whose answer takes longer: waits for it.
     async fn renew(&self, id: i64, deadline: Instant) -> Result<i64, StoreError> {
         let ask = |seat: Seat| async move {
             let Some((member, address)) = seat else { return self.keep_alive.renew(id).await };
