@@ -250,11 +250,18 @@ pub enum Event {
         term: Term,
         role: Role,
     },
-    /// The hash of a member's whole state right after an entry of the log.
+    /// The hash of a member's keys at a revision; comparable where as much was compacted.
     Hash {
         member: Member,
-        applied_index: u64,
-        hash: u64,
+        revision: Revision,
+        compact_revision: Revision,
+        hash: u32,
+    },
+    /// Something was done to the cluster; told when it was undone, or at the end.
+    Fault {
+        fault: String,
+        from_nanos: u64,
+        until_nanos: u64,
     },
     /// `holder` acted as the only owner of `resource`; told when it ended, or at the end.
     Held {
@@ -328,6 +335,11 @@ impl<W: Write> Recorder<W> {
         watch
     }
 
+    /// The time that a line would bear now.
+    pub fn now_nanos(&self) -> u64 {
+        nanos(self.began.elapsed())
+    }
+
     /// Everything else, once it is known.
     pub fn record(&self, event: Event) {
         self.write(&mut self.lock(), event);
@@ -353,7 +365,7 @@ impl<W: Write> Recorder<W> {
     /// The time is taken under the lock, so that lines are in order.
     fn write(&self, sink: &mut Sink<W>, event: Event) {
         if sink.broken.is_none() {
-            let line = Line { at_nanos: u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX), event };
+            let line = Line { at_nanos: self.now_nanos(), event };
             sink.broken = write_line(&mut sink.writer, &line).err();
         }
     }
@@ -364,6 +376,10 @@ impl<W> Sink<W> {
         self.next_id += 1;
         self.next_id
     }
+}
+
+fn nanos(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
 fn write_line(writer: &mut impl Write, line: &Line) -> std::io::Result<()> {
@@ -426,8 +442,17 @@ pub struct RoleReport {
 pub struct HashReport {
     pub at_nanos: u64,
     pub member: Member,
-    pub applied_index: u64,
-    pub hash: u64,
+    pub revision: Revision,
+    pub compact_revision: Revision,
+    pub hash: u32,
+}
+
+/// A span in which something was done to the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultReport {
+    pub fault: String,
+    pub from_nanos: u64,
+    pub until_nanos: u64,
 }
 
 /// A span in which somebody acted as the only owner of something.
@@ -447,6 +472,7 @@ pub struct History {
     pub roles: Vec<RoleReport>,
     pub hashes: Vec<HashReport>,
     pub holds: Vec<Hold>,
+    pub faults: Vec<FaultReport>,
 }
 
 impl History {
@@ -517,8 +543,11 @@ impl Assembly {
                 history.watches[position].responses.push((at_nanos, response));
             }
             Event::Role { member, term, role } => history.roles.push(RoleReport { at_nanos, member, term, role }),
-            Event::Hash { member, applied_index, hash } => {
-                history.hashes.push(HashReport { at_nanos, member, applied_index, hash });
+            Event::Hash { member, revision, compact_revision, hash } => {
+                history.hashes.push(HashReport { at_nanos, member, revision, compact_revision, hash });
+            }
+            Event::Fault { fault, from_nanos, until_nanos } => {
+                history.faults.push(FaultReport { fault, from_nanos, until_nanos });
             }
             Event::Held { resource, holder, from_nanos, until_nanos } => {
                 history.holds.push(Hold { resource, holder, from_nanos, until_nanos });

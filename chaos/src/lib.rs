@@ -7,5 +7,8 @@ pub mod check;
 pub mod cluster;
 pub mod fault;
 pub mod history;
+pub mod members;
+pub mod nemesis;
 pub mod report;
+pub mod run;
 pub mod workload;

@@ -1,6 +1,7 @@
 //! Whole clusters as users run them: `quorate up`, stock kubectl, real containers.
 
 mod bad_input;
+mod chaos;
 mod failover;
 mod first_minutes;
 mod members;

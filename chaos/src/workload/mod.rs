@@ -1,3 +1,4 @@
 //! What clients do meanwhile.
 
 pub mod objects;
+pub mod store;
