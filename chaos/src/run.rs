@@ -28,6 +28,9 @@ const END_AFTER_ERROR: Duration = Duration::from_secs(10);
 /// How long a member may take to refuse a damaged log.
 const REFUSAL: Duration = Duration::from_secs(3);
 
+/// How long members may take to start and to elect.
+const START: Duration = Duration::from_secs(3);
+
 /// How long the search for an order may take.
 const SEARCH: Duration = Duration::from_secs(60);
 
@@ -66,6 +69,10 @@ pub struct Summary {
     /// Keys for which the search had no time.
     pub undecided: Vec<String>,
     pub broken: Vec<Broken>,
+    /// The victim of the last fault, if that may end it.
+    excused: Option<usize>,
+    /// Spans without a majority in order.
+    no_majority: Vec<(u64, u64)>,
 }
 
 /// Runs and checks. The history and the logs stay in the folder of the members.
@@ -96,7 +103,7 @@ async fn record(options: &Options, network: Option<&Network>) -> Result<Summary>
     let addresses: Vec<_> = (0..count).map(|member| members.client(member)).collect();
     let run = Arc::new(Run::new(recorder, addresses.into_iter(), count)?);
     let mut summary = Summary { seed: options.seed, ..Summary::default() };
-    whole(&run, &mut members).await?;
+    whole(&run, &mut members, &mut summary).await?;
 
     let (goal, watched) = tokio::sync::watch::channel(0);
     let (mut clients, mut watches, mut polls) = (JoinSet::new(), JoinSet::new(), JoinSet::new());
@@ -131,7 +138,7 @@ async fn record(options: &Options, network: Option<&Network>) -> Result<Summary>
         strike(&step, &run, &mut members, &mut summary).await?;
     }
     members.mend()?;
-    whole(&run, &mut members).await?;
+    whole(&run, &mut members, &mut summary).await?;
     run.end();
     while clients.join_next().await.is_some() {}
 
@@ -158,9 +165,6 @@ async fn record(options: &Options, network: Option<&Network>) -> Result<Summary>
         let _ = run.hash(member, revision, deadline).await;
     }
     polls.shutdown().await;
-    for member in 0..count {
-        members.terminate(member)?;
-    }
     drop(watched);
     let run = Arc::into_inner(run).context("somebody still records")?;
     run.recorder.finish()?;
@@ -181,12 +185,12 @@ fn watch_requests(members: usize) -> Vec<WatchRequest> {
     requests.push(WatchRequest { keys: prefix.clone(), no_delete: true, prev_kv: false, ..all.clone() });
     requests.push(WatchRequest { keys: Keys::One("k3".to_owned()), start_revision: Revision(0), ..all.clone() });
     requests.push(WatchRequest { keys: Keys::Prefix("lease/".to_owned()), no_put: true, ..all.clone() });
-    requests.push(WatchRequest { keys: prefix, start_revision: Revision(500), ..all });
+    requests.push(WatchRequest { keys: prefix, start_revision: Revision(300), ..all });
     requests
 }
 
 /// Waits until every member answers a linearizable read.
-async fn whole(run: &Run, members: &mut Members<'_>) -> Result<()> {
+async fn whole(run: &Run, members: &mut Members<'_>, summary: &mut Summary) -> Result<()> {
     let deadline = Instant::now() + RECOVERY;
     for member in 0..members.count() {
         loop {
@@ -194,9 +198,8 @@ async fn whole(run: &Run, members: &mut Members<'_>) -> Result<()> {
             if run.ask(Client(998), member, get).await.is_some() {
                 break;
             }
-            let ended =
-                members.ended(member)?.map_or_else(|| "it runs".to_owned(), |status| format!("it ended: {status}"));
-            ensure!(Instant::now() < deadline, "m{member} does not answer; {ended}\n{}", members.says(member));
+            ensure!(Instant::now() < deadline, "m{member} does not answer\n{}", members.says(member));
+            keep_running(member, members, summary)?;
             time::sleep(Duration::from_millis(100)).await;
         }
     }
@@ -207,8 +210,9 @@ async fn whole(run: &Run, members: &mut Members<'_>) -> Result<()> {
 async fn strike(step: &Step, run: &Run, members: &mut Members<'_>, summary: &mut Summary) -> Result<()> {
     let victim = run.leader().filter(|_| step.leader).unwrap_or(step.member);
     for member in 0..members.count() {
-        unexpected(member, members, summary)?;
+        keep_running(member, members, summary)?;
     }
+    summary.excused = step.fault.may_end().then_some(victim);
     let from_nanos = run.recorder.now_nanos();
     let after = nemesis::begin(step, victim, members)?;
     time::sleep(step.lasts).await;
@@ -230,33 +234,41 @@ async fn strike(step: &Step, run: &Run, members: &mut Members<'_>, summary: &mut
             summary.refused_logs += usize::from(nemesis::restore(victim, members, &path, at)?);
         }
     }
+    // Stopping takes its time, and starting twice would not do.
+    let deadline = Instant::now() + END_AFTER_ERROR;
+    while step.fault == Fault::Restart && members.runs(victim) && members.ended(victim)?.is_none() {
+        ensure!(Instant::now() < deadline, "m{victim} does not end\n{}", members.says(victim));
+        time::sleep(Duration::from_millis(20)).await;
+    }
     for member in 0..members.count() {
-        if member == victim && step.fault.may_end() {
-            // Stopping takes its time, and starting twice would not do.
-            let deadline = Instant::now() + END_AFTER_ERROR;
-            while step.fault == Fault::Restart && members.runs(member) && members.ended(member)?.is_none() {
-                ensure!(Instant::now() < deadline, "m{member} does not end\n{}", members.says(member));
-                time::sleep(Duration::from_millis(20)).await;
-            }
-        } else {
-            unexpected(member, members, summary)?;
-        }
+        note_end(member, members, summary)?;
     }
     members.mend()?;
     let until_nanos = run.recorder.now_nanos();
+    if !step.fault.leaves_majority() {
+        // Members that start take a moment.
+        summary.no_majority.push((from_nanos, until_nanos + START.as_nanos() as u64));
+    }
     run.recorder.record(Event::Fault { fault: format!("{:?} m{victim}", step.fault), from_nanos, until_nanos });
     *summary.faults.entry(step.fault).or_default() += 1;
     Ok(())
 }
 
-/// Notes a member that ended although nothing was done to it that ends members.
-fn unexpected(member: usize, members: &mut Members<'_>, summary: &mut Summary) -> Result<()> {
-    if let Some(status) = members.ended(member)? {
+/// Notes a member that has ended, unless the last fault may end it.
+fn note_end(member: usize, members: &mut Members<'_>, summary: &mut Summary) -> Result<()> {
+    if let Some(status) = members.ended(member)?
+        && summary.excused != Some(member)
+    {
         let proof = format!("m{member} ended by itself: {status}\n{}", members.says(member));
         summary.broken.push(Broken { promise: "O3", proof });
-        members.launch(member)?;
     }
     Ok(())
+}
+
+/// As [`note_end`], and starts it again; disks are in order.
+fn keep_running(member: usize, members: &mut Members<'_>, summary: &mut Summary) -> Result<()> {
+    note_end(member, members, summary)?;
+    if members.runs(member) { Ok(()) } else { members.launch(member) }
 }
 
 /// Checks what was recorded.
@@ -280,7 +292,7 @@ fn verdict(options: &Options, mut summary: Summary) -> Result<Summary> {
     summary.revision =
         history.operations.iter().filter_map(|operation| operation.written_at()).max().unwrap_or_default().0;
     summary.terms = history.roles.iter().map(|report| report.term.0).max().unwrap_or_default();
-    summary.longest_gap = longest_gap(&history);
+    summary.longest_gap = longest_gap(&history, &summary.no_majority);
     Ok(summary)
 }
 
@@ -306,26 +318,13 @@ pub fn check(history: &History, members: &[Member], summary: &mut Summary) {
     }
 }
 
-/// The longest time between two acknowledged writes that no fault without a majority touches.
-fn longest_gap(history: &History) -> Duration {
-    let mut times: Vec<u64> = history
-        .operations
-        .iter()
-        .filter(|operation| operation.written_at().is_some())
-        .filter_map(|operation| operation.acknowledged_nanos())
-        .collect();
+/// The longest time between two acknowledged writes that touches none of the spans.
+fn longest_gap(history: &History, no_majority: &[(u64, u64)]) -> Duration {
+    let writes = history.operations.iter().filter(|operation| operation.written_at().is_some());
+    let mut times: Vec<u64> = writes.filter_map(|operation| operation.acknowledged_nanos()).collect();
     times.sort_unstable();
-    let excused = |from: u64, until: u64| {
-        let whole = Duration::from_secs(3).as_nanos() as u64;
-        history.faults.iter().any(|fault| {
-            let kind = fault.fault.split(' ').next().unwrap_or_default();
-            let majority = ["KillMajority", "KillAll", "PowerLossAll", "PowerLossTornAll", "Loss"].contains(&kind);
-            // Members that start take a moment.
-            majority && fault.from_nanos < until && from < fault.until_nanos + whole
-        })
-    };
-    let gaps = times.windows(2).filter(|pair| !excused(pair[0], pair[1])).map(|pair| pair[1] - pair[0]);
-    Duration::from_nanos(gaps.max().unwrap_or_default())
+    let gaps = times.windows(2).filter(|pair| !no_majority.iter().any(|span| span.0 < pair[1] && pair[0] < span.1));
+    Duration::from_nanos(gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or_default())
 }
 
 impl Summary {

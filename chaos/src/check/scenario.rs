@@ -62,7 +62,7 @@ pub(super) enum Bug {
 /// Nearly all histories with the bug are reported for the promise; none without it is.
 pub(super) fn catches(bug: Bug, promise: &str) {
     let (mut planted, mut found) = (0, 0);
-    for seed in 0..150 {
+    for seed in 0..250 {
         let correct = verdicts(&history(seed, None).0);
         assert!(correct.is_empty(), "seed {seed} is accused of {}", correct[0]);
         let (history, count) = history(seed, Some(bug));
@@ -196,7 +196,7 @@ impl Run {
                 kept.push(lease);
                 continue;
             }
-            if self.ending && !keys.is_empty() && self.strikes(Bug::NeverEnds, 0.5) {
+            if self.ending && !keys.is_empty() && self.strikes(Bug::NeverEnds, 1.0) {
                 continue;
             }
             let apart = keys.len() > 1 && self.strikes(Bug::EndsInParts, 0.5);

@@ -111,13 +111,23 @@ enum Stage {
 /// The history of `seed`, and how often the bug was let loose.
 pub(super) fn history(seed: u64, bug: Option<Bug>) -> (History, usize) {
     let mut random = StdRng::seed_from_u64(seed);
+    let steps = random.random_range(60..200);
+    simulate(random, steps, bug)
+}
+
+/// A history of about so many operations.
+pub(super) fn long_history(seed: u64, operations: usize, bug: Option<Bug>) -> (History, usize) {
+    simulate(StdRng::seed_from_u64(seed), operations * 3, bug)
+}
+
+fn simulate(mut random: StdRng, steps: usize, bug: Option<Bug>) -> (History, usize) {
     let mut stores = vec![Store { revision: 1, keys: BTreeMap::new() }];
     let mut operations: Vec<Operation> = Vec::new();
     let mut clients: Vec<Stage> = (0..CLIENTS).map(|_| Stage::Idle).collect();
     // What may take effect although nobody will be told.
     let mut limbo: Vec<Request> = Vec::new();
     let (mut now, mut planted) = (0, 0);
-    for _ in 0..random.random_range(60..200) {
+    for _ in 0..steps {
         now += random.random_range(1..50);
         if !limbo.is_empty() && random.random_bool(0.1) {
             let request = limbo.swap_remove(random.random_range(0..limbo.len()));

@@ -77,7 +77,7 @@ REAL(int, ftruncate64, int, off64_t);
 REAL(int, fallocate64, int, int, off64_t, off64_t);
 REAL(int, fsync, int);
 REAL(int, fdatasync, int);
-REAL(int, rename, const char *, const char *);
+REAL(int, renameat2, int, const char *, int, const char *, unsigned);
 REAL(int, unlink, const char *);
 REAL(int, unlinkat, int, const char *, int);
 REAL(int, link, const char *, const char *);
@@ -86,7 +86,7 @@ REAL(int, clock_gettime, clockid_t, struct timespec *);
 __attribute__((constructor)) static void start(void) {
 #define FIND(name) *(void **)&real_##name = dlsym(RTLD_NEXT, #name)
     FIND(open64); FIND(openat64); FIND(close); FIND(dup2); FIND(write); FIND(pwrite64); FIND(writev);
-    FIND(pwritev64); FIND(ftruncate64); FIND(fallocate64); FIND(fsync); FIND(fdatasync); FIND(rename);
+    FIND(pwritev64); FIND(ftruncate64); FIND(fallocate64); FIND(fsync); FIND(fdatasync); FIND(renameat2);
     FIND(unlink); FIND(unlinkat); FIND(link); FIND(clock_gettime);
     const char *faults = getenv("QUORATE_FAULTS"), *below = getenv("QUORATE_FAULTS_ROOT");
     if (!faults || !below) return;
@@ -347,16 +347,18 @@ int dup2(int from, int to) {
     return real_dup2(from, to);
 }
 
-int rename(const char *from, const char *to) {
-    if (!below_root(to)) return real_rename(from, to);
+int renameat2(int old, const char *from, int new, const char *to, unsigned flags) {
+    if (!below_root(to)) return real_renameat2(old, from, new, to, flags);
     wait_for_disk();
     pthread_mutex_lock(&names_lock);
     unsigned kept = keep(to);
-    int result = real_rename(from, to);
+    int result = real_renameat2(old, from, new, to, flags);
     if (!result) name('R', from, to, kept);
     pthread_mutex_unlock(&names_lock);
     return result;
 }
+int renameat(int old, const char *from, int new, const char *to) { return renameat2(old, from, new, to, 0); }
+int rename(const char *from, const char *to) { return renameat2(AT_FDCWD, from, AT_FDCWD, to, 0); }
 
 static int removed(const char *path, int directory, int flags) {
     char full[PATH_MAX * 2], folder[PATH_MAX], link[64];
