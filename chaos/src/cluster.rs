@@ -1,6 +1,7 @@
 //! A cluster under test: `quorate up` as a process, and what it says of itself.
 
 use std::net::SocketAddr;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -33,6 +34,8 @@ pub struct Options {
     pub nodes: u8,
     /// Image archives for the nodes.
     pub images: Option<PathBuf>,
+    /// Ctrl-C in the terminal does not reach it: whoever started it ends it in order.
+    pub detached: bool,
 }
 
 /// A cluster that runs until it is stopped or dropped.
@@ -98,6 +101,9 @@ impl Cluster {
         if let Some(images) = &self.options.images {
             command.arg(format!("--images={}", images.display()));
         }
+        if self.options.detached {
+            command.process_group(0);
+        }
         self.up = Some(command.spawn().with_context(|| format!("cannot start {}", self.options.binary.display()))?);
         self.wait_for("every master to be ready", Duration::from_secs(60), |cluster| {
             if let Some(up) = cluster.up.as_mut()
@@ -141,6 +147,11 @@ impl Cluster {
     /// Runs another command of the same binary.
     pub fn quorate(&self, arguments: &[&str]) -> Result<Output> {
         Command::new(&self.options.binary).args(arguments).output().context("cannot run quorate")
+    }
+
+    /// The process of `quorate up`, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.up.as_ref().map(Child::id)
     }
 
     pub fn data_dir(&self) -> &Path {

@@ -5,6 +5,7 @@
 
 pub mod check;
 pub mod cluster;
+pub mod drill;
 pub mod fault;
 pub mod history;
 pub mod members;

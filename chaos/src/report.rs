@@ -16,14 +16,20 @@ impl Distribution {
 
     /// The smallest sample that at least `fraction` of all samples do not exceed; nearest rank.
     pub fn quantile(&self, fraction: f64) -> Option<Duration> {
-        let last = self.samples.len().checked_sub(1)?;
-        let rank = (fraction * self.samples.len() as f64).ceil() as usize;
-        Some(self.samples[rank.saturating_sub(1).min(last)])
+        nearest_rank(self.samples.len(), fraction).map(|position| self.samples[position])
     }
 
     pub fn max(&self) -> Option<Duration> {
         self.samples.last().copied()
     }
+}
+
+/// Where, among so many sorted values, the smallest stands that at least `fraction` of them
+/// do not exceed.
+pub fn nearest_rank(number: usize, fraction: f64) -> Option<usize> {
+    let last = number.checked_sub(1)?;
+    let rank = (fraction * number as f64).ceil() as usize;
+    Some(rank.saturating_sub(1).min(last))
 }
 
 impl std::fmt::Display for Distribution {

@@ -4,7 +4,7 @@
 mod cluster;
 mod compare;
 mod disk;
-mod environment;
+pub(crate) mod environment;
 mod etcd_format;
 mod flags;
 mod histogram;
@@ -31,7 +31,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use self::environment::Environment;
@@ -96,7 +95,7 @@ enum Command {
 }
 
 pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
-    let stop = stop_on_signal()?;
+    let stop = supervise::stop_on_signal()?;
     match arguments.command {
         Command::Disk(arguments) => disk::run(arguments, stop).await,
         Command::Put(workload) => measure(&workload, &stop).await,
@@ -111,25 +110,6 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
         Command::Table(arguments) => table::run(arguments, stop).await,
         Command::Compare(arguments) => compare::run(&arguments),
     }
-}
-
-/// Cancelled at the first Ctrl-C, or when the terminal goes: what was measured until then is
-/// reported, and what was started is ended.
-fn stop_on_signal() -> Result<CancellationToken> {
-    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
-    let stop = CancellationToken::new();
-    let cancel = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = hangup.recv() => {}
-            ended = supervise::shutdown_signal(false) => if let Err(error) = ended {
-                tracing::warn!(error = format!("{error:#}"), "Ctrl-C ends this at once");
-                return;
-            },
-        }
-        cancel.cancel();
-    });
-    Ok(stop)
 }
 
 async fn measure<W: Workload>(loaded: &Loaded<W>, stop: &CancellationToken) -> Result<u8> {

@@ -3,6 +3,7 @@
 //! The only room that reads arguments, environment and signals.
 
 mod bench;
+mod drill;
 mod endpoint;
 mod endpoints;
 mod layout;
@@ -64,6 +65,8 @@ enum Command {
     Member(member::Arguments),
     /// Measure how fast a store is, also a real etcd, or two of them in turns.
     Bench(bench::Arguments),
+    /// Break a part of a running cluster on purpose, and measure what clients lose.
+    Drill(drill::Arguments),
     /// Print the completion script of a shell.
     Completion {
         #[arg(value_enum)]
@@ -109,6 +112,7 @@ fn run(command: Command) -> Result<u8> {
             Command::Status(arguments) => status::run(arguments).await,
             Command::Member(arguments) => member::run(arguments).await,
             Command::Bench(arguments) => bench::run(arguments).await,
+            Command::Drill(arguments) => drill::run(arguments).await,
             Command::Completion { shell } => {
                 clap_complete::generate(shell, &mut Cli::command(), "quorate", &mut std::io::stdout());
                 Ok(0)

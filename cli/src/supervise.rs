@@ -129,6 +129,26 @@ pub(crate) async fn shutdown_signal(lifeline: bool) -> Result<()> {
     Ok(())
 }
 
+/// Cancelled at the first Ctrl-C, or when the terminal goes: what was measured until then is
+/// reported, and what was started is ended.
+pub(crate) fn stop_on_signal() -> Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
+    let stop = CancellationToken::new();
+    let cancel = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = hangup.recv() => {}
+            ended = shutdown_signal(false) => if let Err(error) = ended {
+                tracing::warn!(error = format!("{error:#}"), "Ctrl-C ends this at once");
+                return;
+            },
+        }
+        cancel.cancel();
+    });
+    Ok(stop)
+}
+
 async fn supervisor_gone() {
     // A thread of its own: a blocking read on the runtime's pool would keep the
     // runtime from ending.

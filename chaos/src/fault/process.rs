@@ -6,12 +6,22 @@ use nix::unistd::Pid;
 
 /// Ends `pid` at once, as a crash or a lost machine does.
 pub fn kill(pid: u32) -> Result<()> {
-    send(pid, Signal::SIGKILL)
+    signal(pid, Signal::SIGKILL)
 }
 
 /// Asks `pid` to end.
 pub fn terminate(pid: u32) -> Result<()> {
-    send(pid, Signal::SIGTERM)
+    signal(pid, Signal::SIGTERM)
+}
+
+/// Stops `pid` where it is: it answers nobody, and its connections stay open.
+pub fn stop(pid: u32) -> Result<()> {
+    signal(pid, Signal::SIGSTOP)
+}
+
+/// Lets `pid` go on after [`stop`].
+pub fn resume(pid: u32) -> Result<()> {
+    signal(pid, Signal::SIGCONT)
 }
 
 /// Halts `pid` where it is, as a machine without time to give does.
@@ -29,7 +39,7 @@ pub fn exists(pid: u32) -> bool {
     signal::kill(Pid::from_raw(pid.cast_signed()), None).is_ok()
 }
 
-fn send(pid: u32, signal: Signal) -> Result<()> {
+pub(crate) fn signal(pid: u32, signal: Signal) -> Result<()> {
     signal::kill(Pid::from_raw(pid.cast_signed()), signal)
         .with_context(|| format!("cannot send {signal} to process {pid}"))
 }

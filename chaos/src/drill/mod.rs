@@ -1,0 +1,21 @@
+//! Drills: one thing of a running cluster is broken on purpose, clients are watched from
+//! outside, the thing is mended, and what was lost is compared with what was promised.
+//!
+//! Always: what undoes a fault is armed, in a process of its own, before the fault.
+
+mod api;
+pub mod budget;
+pub mod compare;
+mod converge;
+pub mod html;
+pub mod junit;
+mod measure;
+mod preflight;
+mod probe;
+pub mod report;
+pub mod run;
+pub mod sample;
+pub mod scenario;
+mod store;
+pub mod target;
+pub mod watchdog;
