@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod chaos;
+mod drill;
 mod failover;
 mod first_minutes;
 mod members;

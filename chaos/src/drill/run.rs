@@ -138,12 +138,12 @@ pub async fn run(
     let after = look(target, &lab.stores).await;
     roles_stop.cancel();
     roles.wait().await;
+    let driven = driven?;
+    finished?;
     let lab = Arc::into_inner(lab).context("a probe is still there")?;
     let masters = lab.stores.iter().map(|store| store.name.clone()).collect();
     let has_api = lab.apis.is_some();
     let mut seen = lab.finish()?;
-    let driven = driven?;
-    finished?;
     checks.extend(same);
     checks.push(swept);
 

@@ -1,0 +1,119 @@
+//! Drills as operators run them: a verdict, its artifacts, and nothing left behind.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use quorate_chaos::drill::report::Report;
+use quorate_chaos::drill::target::Identity;
+use quorate_chaos::fault::process;
+use quorate_chaos::history::History;
+use quorate_tests::{TestCluster, binary, eventually, report};
+
+/// The exit code when the budget was not kept: a busy machine may not, and that is no failure here.
+const VERDICT: i32 = 2;
+
+#[test]
+fn a_drill_gives_a_verdict_and_leaves_nothing_behind() -> Result<()> {
+    let mut test = TestCluster::start(3, 0)?;
+    let data_dir = test.cluster.data_dir().to_string_lossy().into_owned();
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let out = folder.path().join("drill");
+    let of = |name: &str| out.join(name).to_string_lossy().into_owned();
+
+    let planned = test.cluster.quorate(&["drill", "plan", "leader-kill", "--data-dir", &data_dir])?;
+    let says = String::from_utf8_lossy(&planned.stdout).into_owned();
+    ensure!(planned.status.success() && says.contains("can bear it"), "{says}");
+
+    let leader = test.cluster.status()?.leader.context("a leader")?;
+    let arguments =
+        ["drill", "run", "leader-kill", "--steady", "1", "--data-dir", &data_dir, "--out", &out.to_string_lossy()];
+    let drilled = test.cluster.quorate(&arguments)?;
+    let (says, errors) = (String::from_utf8_lossy(&drilled.stdout), String::from_utf8_lossy(&drilled.stderr));
+    ensure!(matches!(drilled.status.code(), Some(0 | VERDICT)), "{}: {errors}", drilled.status);
+    report(says.lines().last().unwrap_or_default());
+    ensure!(says.contains("F1") && says.contains("7.01 s"), "the table has the budget and the peers: {says}");
+
+    let found = Report::read(&out.join("report.json"))?;
+    let [run] = found.runs.as_slice() else { anyhow::bail!("one run, not {}", found.runs.len()) };
+    ensure!(run.broken().is_empty(), "every check passes: {:?}", run.checks);
+    ensure!(run.checks.len() >= 6 && run.not_measured.is_empty(), "{:?} {:?}", run.checks, run.not_measured);
+    ensure!(run.figures.iter().all(|figure| figure.value.is_some()), "{:?}", run.figures);
+    ensure!(run.faults.len() == 1 && run.faults[0].victim == leader, "{:?} is not {leader}", run.faults);
+    let page = std::fs::read_to_string(out.join("report.html"))?;
+    ensure!(page.contains("SIGKILL to") && page.contains("leads term"), "the page has a timeline");
+    ensure!(std::fs::read_to_string(out.join("junit.xml"))?.contains("<testcase"), "JUnit has cases");
+    let history = std::fs::File::open(out.join("history.jsonl"))?;
+    let history = History::read(std::io::BufReader::new(history))?;
+    ensure!(history.operations.len() > 100 && !history.roles.is_empty(), "the history has what was asked");
+
+    let compared = test.cluster.quorate(&["drill", "compare", &of("report.json"), &of("report.json")])?;
+    ensure!(compared.status.success(), "a report is no worse than itself");
+    std::fs::remove_file(out.join("report.html"))?;
+    let rendered = test.cluster.quorate(&["drill", "report", &of("report.json")])?;
+    ensure!(rendered.status.code() == drilled.status.code() && out.join("report.html").exists(), "rendered anew");
+
+    let left = test.kubectl().run(&["get", "nodes,namespaces", "-o", "name"])?;
+    ensure!(!left.contains("drill"), "objects are left: {left}");
+    test.cluster.stop()?;
+    let left = processes_of(&data_dir)?;
+    ensure!(left.is_empty(), "processes are left: {left:?}");
+    Ok(())
+}
+
+/// The command lines that name `data_dir`.
+fn processes_of(data_dir: &str) -> Result<Vec<String>> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").context("cannot read /proc")? {
+        // Processes end meanwhile.
+        let Ok(command) = std::fs::read(entry?.path().join("cmdline")) else { continue };
+        let command = String::from_utf8_lossy(&command).replace('\0', " ");
+        if command.contains(data_dir) {
+            found.push(command);
+        }
+    }
+    Ok(found)
+}
+
+#[test]
+fn a_stopped_process_goes_on_when_the_drill_dies_or_takes_too_long() -> Result<()> {
+    for (after, dies) in [("60", true), ("0.2", false)] {
+        let mut victim = Command::new("sleep").arg("60").spawn().context("cannot start sleep")?;
+        let identity = Identity::of(victim.id()).context("it runs")?;
+        process::stop(identity.pid)?;
+        let stopped = eventually("the process to be stopped", Duration::from_secs(5), || {
+            Ok((state(identity.pid)? == 'T').then_some(()))
+        });
+        let mut watchdog = watch(identity, after)?;
+        if dies {
+            drop(watchdog.stdin.take());
+        }
+        let resumed = eventually("the process to go on", Duration::from_secs(5), || {
+            Ok((state(identity.pid)? != 'T').then_some(()))
+        });
+        victim.kill()?;
+        victim.wait()?;
+        drop(watchdog.stdin.take());
+        watchdog.wait()?;
+        stopped?;
+        resumed?;
+    }
+    Ok(())
+}
+
+fn watch(identity: Identity, after: &str) -> Result<Child> {
+    Command::new(binary()?)
+        .args(["drill", "watchdog", &format!("--resume={identity}"), &format!("--after={after}")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()
+        .context("cannot start the watchdog")
+}
+
+/// The state of a process, as /proc says it.
+fn state(pid: u32) -> Result<char> {
+    let stat = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("stat"))?;
+    let after_name = stat.rsplit_once(')').context("a name")?.1;
+    after_name.trim_start().chars().next().context("a state")
+}
