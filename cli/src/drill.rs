@@ -180,10 +180,9 @@ struct CompareArguments {
 }
 
 #[derive(clap::Args, Debug)]
-#[group(id = "undo", required = true, multiple = false, args = ["resume", "end"])]
 struct WatchdogArguments {
     /// Let that process go on.
-    #[arg(long, value_name = "PID:START")]
+    #[arg(long, value_name = "PID:START", required_unless_present = "end", conflicts_with = "end")]
     resume: Option<Identity>,
     /// Ask that process to end.
     #[arg(long, value_name = "PID:START")]
@@ -231,7 +230,7 @@ fn list(format: Format) -> Result<u8> {
         budget: scenario.budget,
     });
     let unsupported =
-        scenario::UNSUPPORTED.iter().map(|(name, why)| Listed { name, supported: false, about: why, budget: &[] });
+        scenario::UNSUPPORTED.iter().map(|&(name, why)| Listed { name, supported: false, about: why, budget: &[] });
     let drills: Vec<Listed> = supported.chain(unsupported).collect();
     output::print(format, &drills, |drills| {
         output::columns(

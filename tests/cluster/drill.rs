@@ -27,8 +27,9 @@ fn a_drill_gives_a_verdict_and_leaves_nothing_behind() -> Result<()> {
     ensure!(planned.status.success() && says.contains("can bear it"), "{says}");
 
     let leader = test.cluster.status()?.leader.context("a leader")?;
-    let arguments =
-        ["drill", "run", "leader-kill", "--steady", "1", "--data-dir", &data_dir, "--out", &out.to_string_lossy()];
+    let artifacts = out.to_string_lossy().into_owned();
+    let arguments: [&str; 8] =
+        ["drill", "run", "leader-kill", "--steady=1", "--data-dir", &data_dir, "--out", &artifacts];
     let drilled = test.cluster.quorate(&arguments)?;
     let (says, errors) = (String::from_utf8_lossy(&drilled.stdout), String::from_utf8_lossy(&drilled.stderr));
     ensure!(matches!(drilled.status.code(), Some(0 | VERDICT)), "{}: {errors}", drilled.status);
