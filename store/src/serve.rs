@@ -140,7 +140,8 @@ pub(crate) async fn serve(
                 continue;
             }
         };
-        let (tls, service, lines, cancel) = (tls.clone(), service.clone(), lines.clone(), cancel.clone());
+        // A token of its own: those who wait for the same one share a lock, at every event.
+        let (tls, service, lines, cancel) = (tls.clone(), service.clone(), lines.clone(), cancel.child_token());
         tasks.spawn(async move { connection(stream, tls, service, lines, cancel).await });
     }
 }

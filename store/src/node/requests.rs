@@ -20,7 +20,7 @@ use crate::error::StoreError;
 use crate::mvcc::{Engine, Listing, Page, ReadError};
 use crate::peer::Lane;
 use crate::raft;
-use crate::watch::{Mailbox, Watcher};
+use crate::watch::{Hub, Mailbox, Watcher};
 
 /// The shortest lease, in seconds. etcd's rule is one and a half election timeouts, which
 /// with its default timing is 2; programs count on no less.
@@ -271,15 +271,10 @@ impl Store {
     ///
     /// # Errors
     /// As [`Store::watch`].
-    pub(crate) fn watch_for(
-        &self,
-        request: WatchCreateRequest,
-        mailbox: Arc<Mailbox>,
-        token: u64,
-    ) -> Result<Watcher, StoreError> {
+    pub(crate) fn watch_for(&self, request: WatchCreateRequest, mailbox: Arc<Mailbox>) -> Result<Watcher, StoreError> {
         self.check_serving()?;
         self.may_watch(&request.key, &request.range_end)?;
-        Ok(self.inner.hub.watch_for(request, mailbox, token))
+        Ok(self.inner.hub.watch_for(request, mailbox))
     }
 
     /// How often watches that asked for it hear how far they are.
@@ -287,9 +282,9 @@ impl Store {
         self.inner.config.watch_progress_interval
     }
 
-    /// How far watches have got that have nothing to look at; see [`Hub::progress`].
-    pub(crate) fn watch_progress<'a>(&self, watchers: impl Iterator<Item = &'a Watcher>) -> Option<i64> {
-        self.inner.hub.progress(watchers)
+    /// Fans events out.
+    pub(crate) fn hub(&self) -> &Hub {
+        &self.inner.hub
     }
 
     /// A revision that this member has applied, no older than any write acknowledged

@@ -66,7 +66,7 @@ pub(crate) fn router(store: &Store, observe: Observe) -> Router {
                 .max_decoding_message_size(max_receive_bytes)
                 .max_encoding_message_size(usize::MAX),
         )
-        .add_service(watch_codec::WatchService { watch: watch::Watch(store.clone()), max_receive_bytes })
+        .add_service(watch_codec::WatchService { store: store.clone(), max_receive_bytes })
         .add_service(
             LeaseServer::new(lease::Lease(store.clone()))
                 .max_decoding_message_size(max_receive_bytes)

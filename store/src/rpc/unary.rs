@@ -146,7 +146,9 @@ fn decode<Q: prost::Message + Default>(message: Bytes) -> Result<Q, Status> {
     Q::decode(message).map_err(|error| Status::internal(error.to_string()))
 }
 
-fn put_prefix(buffer: &mut BytesMut, length: usize) -> Result<(), Status> {
+/// # Errors
+/// When a message cannot be so long.
+pub(super) fn put_prefix(buffer: &mut BytesMut, length: usize) -> Result<(), Status> {
     let prefix = u32::try_from(length).map_err(|_| {
         Status::resource_exhausted(format!("Cannot return body with more than 4GB of data but got {length} bytes"))
     })?;

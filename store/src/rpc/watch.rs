@@ -1,40 +1,45 @@
 //! The service `Watch`: many watches on one stream.
 //!
-//! One task serves a stream. A client that does not read fills a small queue; then its
-//! watches stand still, and read on from the store's history later. What a stream holds
-//! is bounded, whatever its client does.
+//! A stream is the body of its response: it makes the next piece when its client has read
+//! the last, and looks at nothing before. A client that does not read lets its watches
+//! stand still, and read on from the store's history later. What a stream holds is bounded,
+//! whatever its client does.
 
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
-use futures::stream::{FuturesUnordered, iter};
-use futures::{Stream, StreamExt};
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use http::HeaderMap;
+use hyper::body::{Body, Frame};
 use metrics::gauge;
 use quorate_proto::etcd::watch_request::RequestUnion;
 use quorate_proto::etcd::{WatchCreateRequest, WatchRequest, WatchResponse};
 use rustc_hash::FxHashMap;
-use tokio::sync::mpsc;
+use tokio::task::coop;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Status, Streaming};
 
-use super::watch_codec::Reply;
+use super::watch_codec::{Outbox, Reply, Shared};
 use super::watch_pieces::Pieces;
-use super::{MESSAGE_OVERHEAD_BYTES, leaderless, wants_leader};
+use super::{MESSAGE_OVERHEAD_BYTES, leaderless};
 use crate::error::StoreError;
 use crate::node::Store;
-use crate::watch::{Mailbox, ReadResult, Response as Found, Step, Watcher};
+use crate::watch::{Mailbox, ReadResult, Response as Found, Selection, Selections, Step, Watcher};
 
-/// Bundles of responses that wait for a client to read.
-const QUEUE: usize = 2;
-
-/// A bundle takes no further response once it has so many, or so many bytes.
-const BUNDLE_RESPONSES: usize = 256;
+/// A bundle takes no further response once it has so many bytes.
 const BUNDLE_BYTES: usize = 64 << 10;
 
-/// While so many responses wait, no request is taken and no progress told.
+/// So many watches are looked at before others have their turn.
+const MAX_LOOKS: usize = 256;
+
+/// While so many responses wait for the last piece of another, no request is taken and no
+/// progress told.
 const MAX_WAITING: usize = 1024;
 
 /// Watches of one stream that read the store's history at the same time.
@@ -46,9 +51,6 @@ const MAX_HELD: usize = 2;
 /// Watches of one stream, with those that ended by themselves; more are refused.
 const MAX_WATCHES: usize = 100_000;
 
-/// How long a client may take to read why its stream ends.
-const LAST_WORD: Duration = Duration::from_secs(1);
-
 /// The id of answers that belong to no watch.
 const NO_WATCH: i64 = -1;
 
@@ -57,28 +59,9 @@ const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream
 const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
 const TOO_MANY: &str = "etcdserver: too many requests";
 
-/// What a client reads.
-pub(super) type Replies = Pin<Box<dyn Stream<Item = Result<Reply, Status>> + Send>>;
-
-#[derive(Clone)]
-pub(super) struct Watch(pub(super) Store);
-
-impl Watch {
-    pub(super) fn watch(&self, request: Request<Streaming<WatchRequest>>) -> Result<Response<Replies>, Status> {
-        let store = super::admit(&self.0, &request)?;
-        let (queue, bundles) = mpsc::channel(QUEUE);
-        let session = Session::new(store, queue);
-        tokio::spawn(session.run(wants_leader(request.metadata()), request.into_inner()));
-        let replies = ReceiverStream::new(bundles).flat_map(|bundle| match bundle {
-            Ok(replies) => iter(replies).map(Ok).left_stream(),
-            Err(status) => iter([Err(status)]).right_stream(),
-        });
-        Ok(Response::new(Box::pin(replies)))
-    }
-}
-
 /// One watch of a stream.
 struct Entry {
+    id: i64,
     watcher: Watcher,
     fragment: bool,
     progress_notify: bool,
@@ -88,137 +71,155 @@ struct Entry {
     queued: bool,
     /// What was found of a response that is not complete.
     pieces: Option<Pieces>,
-    token: u64,
+    /// Where it is among those of the same keys.
+    place: usize,
 }
 
 type Reading = Pin<Box<dyn Future<Output = (u64, ReadResult)> + Send>>;
 
 /// One stream.
-struct Session {
+pub(super) struct Session {
     store: Store,
-    queue: mpsc::Sender<Result<Vec<Reply>, Status>>,
-    watches: HashMap<i64, Entry>,
-    /// The id of the watch with a token. Ids come again, tokens do not.
-    tokens: FxHashMap<u64, i64>,
+    requests: Streaming<WatchRequest>,
+    /// The client may send more requests. One that does not may still read, and says itself
+    /// when it goes away.
+    open: bool,
+    /// Requests were not asked for although they may be there.
+    unasked: bool,
+    /// Why the stream ends whatever its client does.
+    ending: Pin<Box<dyn Future<Output = StoreError> + Send>>,
+    tick: Interval,
+    /// By tokens, which do not come again.
+    watches: FxHashMap<u64, Entry>,
+    /// Ids come again.
+    tokens: HashMap<i64, u64>,
+    /// Watches of the same keys, by the number of their group.
+    groups: FxHashMap<usize, Vec<u64>>,
     /// Ids of watches that ended by themselves: taken until they are cancelled, as in etcd.
     ended: HashSet<i64>,
     next_id: i64,
     next_token: u64,
     mailbox: Arc<Mailbox>,
+    /// The mailbox: wakes for everything but news.
+    waker: Waker,
     /// Tokens of watches to look at, each once.
     ready: VecDeque<u64>,
     reads: FuturesUnordered<Reading>,
+    /// Some of them are new.
+    reads_begun: bool,
     /// Tokens of watches that wait for a read to end before their own.
     parked: VecDeque<u64>,
+    selections: Selections,
+    /// The response sent last that several watches may get.
+    shared: Option<Shared>,
     /// What the client gets next.
-    waiting: VecDeque<Reply>,
-    waiting_bytes: usize,
+    outbox: Outbox,
     /// Watches whose responses are not complete.
     held: usize,
     /// The token of the watch of whose response a piece has gone out, and another follows.
     /// Until the last has, nothing else does: etcd's client loses what comes in between.
-    open: Option<u64>,
+    unfinished: Option<u64>,
     /// What goes out after that.
     later: Vec<Reply>,
     /// The client wants to know how far the whole stream is.
     progress_wanted: bool,
+    end: End,
+}
+
+enum End {
+    NotYet,
+    /// The client is told so.
+    Because(Status),
+    Told,
 }
 
 impl Session {
-    fn new(store: Store, queue: mpsc::Sender<Result<Vec<Reply>, Status>>) -> Session {
+    pub(super) fn new(store: Store, wants_leader: bool, requests: Streaming<WatchRequest>) -> Session {
         gauge!("etcd_debugging_mvcc_watch_stream_total").increment(1.0);
+        let (leaderless, closing) = (leaderless(store.clone(), wants_leader), store.closing());
+        let ending = async move {
+            tokio::select! {
+                () = leaderless => StoreError::NoLeader,
+                () = closing.cancelled() => StoreError::Stopped,
+            }
+        };
+        let tick = progress_ticks(store.watch_progress_interval());
+        let mailbox = Arc::<Mailbox>::default();
         Session {
             store,
-            queue,
-            watches: HashMap::new(),
-            tokens: FxHashMap::default(),
+            requests,
+            open: true,
+            unasked: true,
+            ending: Box::pin(ending),
+            tick,
+            watches: FxHashMap::default(),
+            tokens: HashMap::new(),
+            groups: FxHashMap::default(),
             ended: HashSet::new(),
             next_id: 0,
             next_token: 0,
-            mailbox: Arc::default(),
+            waker: Arc::clone(&mailbox).into(),
+            mailbox,
             ready: VecDeque::new(),
             reads: FuturesUnordered::new(),
+            reads_begun: false,
             parked: VecDeque::new(),
-            waiting: VecDeque::new(),
-            waiting_bytes: 0,
+            selections: Selections::default(),
+            shared: None,
+            outbox: Outbox::default(),
             held: 0,
-            open: None,
+            unfinished: None,
             later: Vec::new(),
             progress_wanted: false,
+            end: End::NotYet,
         }
     }
 
-    async fn run(mut self, wants_leader: bool, mut requests: Streaming<WatchRequest>) {
-        let leaderless = leaderless(self.store.clone(), wants_leader);
-        tokio::pin!(leaderless);
-        let closing = self.store.closing();
-        let queue = self.queue.clone();
-        let mailbox = Arc::clone(&self.mailbox);
-        let mut tick = progress_ticks(self.store.watch_progress_interval());
-        let mut open = true;
-        // A client that sends no more may still read, and says itself when it goes away.
-        loop {
-            self.fill();
-            tokio::select! {
-                permit = queue.reserve(), if !self.waiting.is_empty() => {
-                    let Ok(permit) = permit else { break };
-                    permit.send(Ok(self.bundle()));
-                }
-                message = requests.next(), if open && !self.is_full() => match message {
-                    Some(Ok(message)) => self.serve(message),
-                    Some(Err(status)) => {
-                        let _ = tokio::time::timeout(LAST_WORD, queue.send(Err(status))).await;
-                        break;
-                    }
-                    None => open = false,
-                },
-                () = mailbox.wait() => self.announced(),
-                Some((token, result)) = self.reads.next() => self.read(token, result),
-                _ = tick.tick() => self.tick(),
-                () = queue.closed() => break,
-                () = &mut leaderless => {
-                    self.end(StoreError::NoLeader).await;
-                    break;
-                }
-                () = closing.cancelled() => {
-                    self.end(StoreError::Stopped).await;
-                    break;
-                }
+    /// Attends to everything but news, if anything calls.
+    fn listen(&mut self) {
+        let called = self.mailbox.was_called();
+        if !called && !self.unasked && !self.reads_begun {
+            return;
+        }
+        self.reads_begun = false;
+        let waker = self.waker.clone();
+        let mut context = Context::from_waker(&waker);
+        if let Poll::Ready(error) = self.ending.as_mut().poll(&mut context) {
+            return self.end = End::Because(error.into());
+        }
+        while let Poll::Ready(Some((token, result))) = self.reads.poll_next_unpin(&mut context) {
+            self.read(token, result);
+        }
+        while self.tick.poll_tick(&mut context).is_ready() {
+            self.tick();
+        }
+        self.unasked = self.open;
+        while self.unasked && !self.is_full() {
+            match self.requests.poll_next_unpin(&mut context) {
+                Poll::Ready(Some(Ok(message))) => self.serve(message),
+                Poll::Ready(Some(Err(status))) => return self.end = End::Because(status),
+                Poll::Ready(None) => (self.open, self.unasked) = (false, false),
+                Poll::Pending => self.unasked = false,
             }
         }
     }
 
-    async fn end(&mut self, error: StoreError) {
-        let _ = tokio::time::timeout(LAST_WORD, self.queue.send(Err(error.into()))).await;
-    }
-
-    /// The next responses to send.
-    fn bundle(&mut self) -> Vec<Reply> {
-        let (mut bundle, mut bytes) = (Vec::new(), 0);
-        while bundle.len() < BUNDLE_RESPONSES && bytes < BUNDLE_BYTES {
-            let Some(reply) = self.waiting.pop_front() else { break };
-            bytes += reply.size();
-            bundle.push(reply);
-        }
-        self.waiting_bytes = self.waiting_bytes.saturating_sub(bytes);
-        bundle
-    }
-
     fn is_full(&self) -> bool {
-        self.waiting.len() + self.later.len() >= MAX_WAITING
+        self.outbox.bytes() >= BUNDLE_BYTES || self.later.len() >= MAX_WAITING
     }
 
     fn push(&mut self, reply: Reply) {
-        if self.open.is_some() {
+        if self.unfinished.is_some() {
             self.later.push(reply);
         } else {
-            self.send(reply);
+            self.send(&reply);
         }
     }
 
-    fn send(&mut self, reply: Reply) {
-        self.waiting_bytes += reply.size();
-        self.waiting.push_back(reply);
+    fn send(&mut self, reply: &Reply) {
+        if let Err(status) = self.outbox.put(reply) {
+            self.end = End::Because(status);
+        }
     }
 
     fn head(&self, watch_id: i64, revision: i64) -> WatchResponse {
@@ -258,15 +259,18 @@ impl Session {
         let (id, token) = (request.watch_id, self.next_token);
         self.next_token += 1;
         let (fragment, progress_notify) = (request.fragment, request.progress_notify);
-        let watcher = match self.store.watch_for(request, Arc::clone(&self.mailbox), token) {
+        let watcher = match self.store.watch_for(request, Arc::clone(&self.mailbox)) {
             Ok(watcher) => watcher,
             Err(error) => return self.refuse(&reason(&error.into())),
         };
         let created = self.head(id, watcher.created());
         self.answer(WatchResponse { created: true, ..created });
-        let entry = Entry { watcher, fragment, progress_notify, quiet: true, queued: true, pieces: None, token };
-        self.watches.insert(id, entry);
-        self.tokens.insert(token, id);
+        let group = self.groups.entry(watcher.group()).or_default();
+        let place = group.len();
+        group.push(token);
+        let entry = Entry { id, watcher, fragment, progress_notify, quiet: true, queued: true, pieces: None, place };
+        self.watches.insert(token, entry);
+        self.tokens.insert(id, token);
         self.ready.push_back(token);
     }
 
@@ -290,119 +294,186 @@ impl Session {
     }
 
     fn is_taken(&self, id: i64) -> bool {
-        self.watches.contains_key(&id) || self.ended.contains(&id)
+        self.tokens.contains_key(&id) || self.ended.contains(&id)
     }
 
-    fn remove(&mut self, id: i64) -> bool {
-        let Some(Entry { pieces, token, .. }) = self.watches.remove(&id) else { return false };
-        self.tokens.remove(&token);
+    /// Ends a watch; returns its id.
+    fn remove(&mut self, token: u64) -> Option<i64> {
+        let Entry { id, watcher, pieces, place, .. } = self.watches.remove(&token)?;
+        self.tokens.remove(&id);
+        if let Some(group) = self.groups.get_mut(&watcher.group()) {
+            group.swap_remove(place);
+            if let Some(moved) = group.get(place).and_then(|moved| self.watches.get_mut(moved)) {
+                moved.place = place;
+            } else if group.is_empty() {
+                self.groups.remove(&watcher.group());
+            }
+        }
         self.progress_wanted &= !self.watches.is_empty();
         if let Some(pieces) = pieces {
             self.held -= 1;
             self.complete(token, pieces);
         }
-        true
+        Some(id)
     }
 
     /// Nothing more belongs to a response.
     fn complete(&mut self, token: u64, pieces: Pieces) {
-        if self.open == Some(token) {
-            self.send(pieces.last());
-            self.open = None;
-            std::mem::take(&mut self.later).into_iter().for_each(|reply| self.send(reply));
+        if self.unfinished == Some(token) {
+            self.send(&pieces.last());
+            self.unfinished = None;
+            std::mem::take(&mut self.later).iter().for_each(|reply| self.send(reply));
         } else {
             self.push(pieces.last());
         }
     }
 
     fn cancel(&mut self, id: i64) {
-        if self.remove(id) || self.ended.remove(&id) {
+        let removed = self.tokens.get(&id).copied().and_then(|token| self.remove(token));
+        if removed.is_some() || self.ended.remove(&id) {
             let head = self.head(id, self.store.revision());
             self.answer(WatchResponse { canceled: true, ..head });
         }
     }
 
-    /// Watches have something to look at.
-    fn announced(&mut self) {
-        for token in self.mailbox.take() {
-            self.look_again(token);
+    /// Tells watches what there is news of; returns up to which revision they have heard
+    /// everything.
+    fn collect(&mut self) -> i64 {
+        let (news, published) = self.store.hub().collect(&self.mailbox);
+        for (group, news) in news {
+            for token in self.groups.get(&group).into_iter().flatten() {
+                let Some(entry) = self.watches.get_mut(token) else { continue };
+                entry.watcher.tell(news);
+                if !entry.queued && !entry.watcher.is_idle() {
+                    entry.queued = true;
+                    self.ready.push_back(*token);
+                }
+            }
+        }
+        published
+    }
+
+    fn look_at_all(&mut self) {
+        for (token, entry) in &mut self.watches {
+            if !std::mem::replace(&mut entry.queued, true) {
+                self.ready.push_back(*token);
+            }
         }
     }
 
-    fn look_again(&mut self, token: u64) {
-        let Some(entry) = self.tokens.get(&token).and_then(|id| self.watches.get_mut(id)) else { return };
-        if !entry.queued {
-            entry.queued = true;
-            self.ready.push_back(token);
-        }
-    }
-
-    /// The watch whose turn it is: while a response is open, its watch alone.
+    /// The watch whose turn it is: while a response is unfinished, its watch alone.
     fn next_to_look_at(&mut self) -> Option<u64> {
-        let Some(open) = self.open else {
+        let Some(unfinished) = self.unfinished else {
             // Those that wait for a read to end come first: they have waited longest.
             let parked = if self.reads.len() < MAX_READS { self.parked.pop_front() } else { None };
             return parked.or_else(|| self.ready.pop_front());
         };
-        let place = self.ready.iter().rposition(|token| *token == open)?;
+        let place = self.ready.iter().rposition(|token| *token == unfinished)?;
         self.ready.remove(place)
     }
 
-    /// Looks at watches in turn, until the next bundle is full.
-    fn fill(&mut self) {
+    /// Looks at watches in turn, until the next bundle is full; returns whether others are
+    /// to have their turn before it goes on.
+    fn fill(&mut self) -> bool {
+        // The groups may be others than the last time.
+        self.selections.clear();
+        if self.mailbox.is_filled() {
+            self.collect();
+        }
+        if self.store.hub().is_aside() {
+            self.look_at_all();
+        }
         let mut looks = 0;
-        while self.waiting_bytes < BUNDLE_BYTES && self.waiting.len() < BUNDLE_RESPONSES && looks < BUNDLE_RESPONSES {
-            let Some(token) = self.next_to_look_at() else { break };
-            looks += 1;
-            let Some(id) = self.tokens.get(&token).copied() else { continue };
-            let Some(entry) = self.watches.get_mut(&id) else { continue };
-            match entry.watcher.step() {
-                Step::Ready(found) => {
-                    // One that has seen everything is announced again when there is more.
-                    entry.queued = found.more || !entry.watcher.is_idle();
-                    if entry.queued {
-                        self.ready.push_back(token);
-                    }
-                    self.found(id, found);
-                }
-                // Everybody waits for the one whose response is open.
-                Step::Behind(read) if self.reads.len() < MAX_READS || self.open.is_some() => {
-                    self.reads.push(Box::pin(async move { (token, read.run().await) }));
-                }
-                Step::Behind(_) => self.parked.push_back(token),
-                Step::Idle => entry.queued = false,
-                Step::Ended => {
-                    self.remove(id);
-                    self.ended.insert(id);
-                }
+        loop {
+            while self.outbox.bytes() < BUNDLE_BYTES && looks < MAX_LOOKS {
+                let Some(token) = self.next_to_look_at() else { break };
+                looks += 1;
+                self.look(token);
+            }
+            if !self.progress_wanted || !self.ready.is_empty() || !self.reads.is_empty() {
+                return looks == MAX_LOOKS;
+            }
+            let published = self.collect();
+            if self.ready.is_empty() {
+                self.tell_progress(published);
+                return false;
             }
         }
-        if looks == BUNDLE_RESPONSES {
-            // Others have their turn first.
-            self.mailbox.again();
-        }
-        if self.progress_wanted && self.ready.is_empty() && self.reads.is_empty() && !self.watches.is_empty() {
-            let watchers = self.watches.values().map(|entry| &entry.watcher);
-            if let Some(revision) = self.store.watch_progress(watchers) {
-                self.progress_wanted = false;
-                let head = self.head(NO_WATCH, revision);
-                self.answer(head);
+    }
+
+    fn look(&mut self, token: u64) {
+        let Some(entry) = self.watches.get_mut(&token) else { return };
+        match entry.watcher.step(&mut self.selections) {
+            Step::Ready(found) => {
+                // One that has seen everything hears when there is more.
+                entry.queued = found.more || !entry.watcher.is_idle();
+                if entry.queued {
+                    self.ready.push_back(token);
+                }
+                self.found(token, found);
             }
+            Step::Live(selection) => {
+                entry.quiet = false;
+                entry.queued = !entry.watcher.is_idle();
+                if entry.queued {
+                    self.ready.push_back(token);
+                }
+                let id = entry.id;
+                self.live(token, id, &selection);
+            }
+            // Everybody waits for the one whose response is unfinished.
+            Step::Behind(read) if self.reads.len() < MAX_READS || self.unfinished.is_some() => {
+                self.reads.push(Box::pin(async move { (token, read.run().await) }));
+                self.reads_begun = true;
+            }
+            Step::Behind(_) => self.parked.push_back(token),
+            Step::Idle => entry.queued = false,
+            Step::Ended => {
+                let id = self.remove(token);
+                self.ended.extend(id);
+            }
+        }
+    }
+
+    /// Sends what has just come.
+    fn live(&mut self, token: u64, id: i64, selection: &Arc<Selection>) {
+        if !self.shared.as_ref().is_some_and(|shared| shared.is_of(selection)) {
+            self.shared = Shared::new(selection, self.store.header(selection.revision()));
+        }
+        match &self.shared {
+            Some(shared) if self.unfinished.is_none() => {
+                if let Err(status) = self.outbox.put_shared(id, shared) {
+                    self.end = End::Because(status);
+                }
+            }
+            _ => {
+                let (revision, events) = (selection.revision(), selection.events().to_vec());
+                self.found(token, Found { revision, events, ..Found::default() });
+            }
+        }
+    }
+
+    fn tell_progress(&mut self, published: i64) {
+        let mut watchers = self.watches.values().map(|entry| &entry.watcher);
+        if watchers.all(|watcher| watcher.progress_at(published).is_some()) {
+            self.progress_wanted = false;
+            let head = self.head(NO_WATCH, published);
+            self.answer(head);
         }
     }
 
     /// A piece of history was read.
     fn read(&mut self, token: u64, result: ReadResult) {
-        let Some(id) = self.tokens.get(&token).copied() else { return };
-        let Some(entry) = self.watches.get_mut(&id) else { return };
+        let Some(entry) = self.watches.get_mut(&token) else { return };
         self.ready.push_back(token);
         if let Some(found) = entry.watcher.accept(result) {
-            self.found(id, found);
+            self.found(token, found);
         }
     }
 
-    fn found(&mut self, id: i64, found: Found) {
-        let Some(entry) = self.watches.get_mut(&id) else { return };
+    fn found(&mut self, token: u64, found: Found) {
+        let Some(entry) = self.watches.get_mut(&token) else { return };
+        let id = entry.id;
         if found.canceled {
             let head = WatchResponse {
                 canceled: true,
@@ -410,12 +481,12 @@ impl Session {
                 cancel_reason: found.cancel_reason,
                 ..self.head(id, found.revision)
             };
-            self.remove(id);
+            self.remove(token);
             self.ended.insert(id);
             return self.answer(head);
         }
         entry.quiet &= found.events.is_empty();
-        let (token, limit) = (entry.token, self.store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES);
+        let limit = self.store.max_request_bytes() + MESSAGE_OVERHEAD_BYTES;
         let limit = entry.fragment.then_some(limit);
         let pieces = entry.pieces.take();
         self.held -= usize::from(pieces.is_some());
@@ -424,17 +495,17 @@ impl Session {
             None => Pieces::new(self.head(id, found.revision), limit),
         };
         let full = pieces.add(found.events);
-        if !full.is_empty() && self.open.is_none_or(|open| open == token) {
-            self.open = Some(token);
-            full.into_iter().for_each(|piece| self.send(piece));
+        if !full.is_empty() && self.unfinished.is_none_or(|unfinished| unfinished == token) {
+            self.unfinished = Some(token);
+            full.iter().for_each(|piece| self.send(piece));
         } else if !full.is_empty() {
             // In between the pieces of another watch there is no place for these.
             full.into_iter().for_each(|piece| self.push(piece));
             return self.complete(token, pieces);
         }
-        if found.more && !pieces.is_large() && (self.open == Some(token) || self.held < MAX_HELD) {
+        if found.more && !pieces.is_large() && (self.unfinished == Some(token) || self.held < MAX_HELD) {
             self.held += 1;
-            if let Some(entry) = self.watches.get_mut(&id) {
+            if let Some(entry) = self.watches.get_mut(&token) {
                 entry.pieces = Some(pieces);
             }
         } else if !pieces.is_empty() {
@@ -448,14 +519,15 @@ impl Session {
         if self.is_full() {
             return;
         }
+        let published = self.collect();
         let mut due = Vec::new();
-        for (id, entry) in &mut self.watches {
+        for entry in self.watches.values_mut() {
             let quiet = std::mem::replace(&mut entry.quiet, true);
             if entry.progress_notify
                 && quiet
-                && let Some(revision) = entry.watcher.progress()
+                && let Some(revision) = entry.watcher.progress_at(published)
             {
-                due.push((*id, revision));
+                due.push((entry.id, revision));
             }
         }
         for (id, revision) in due {
@@ -463,6 +535,50 @@ impl Session {
             self.answer(head);
         }
     }
+}
+
+impl Body for Session {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let turn = ready!(coop::poll_proceed(context));
+        let session = self.get_mut();
+        session.mailbox.register(context.waker());
+        loop {
+            if let Some(piece) = session.outbox.take() {
+                turn.made_progress();
+                return Poll::Ready(Some(Ok(Frame::data(piece))));
+            }
+            match std::mem::replace(&mut session.end, End::Told) {
+                End::NotYet => session.end = End::NotYet,
+                End::Because(status) => return Poll::Ready(Some(Ok(Frame::trailers(trailers(&status))))),
+                End::Told => return Poll::Ready(None),
+            }
+            session.listen();
+            let others_first = session.fill();
+            if !session.outbox.is_empty() || session.reads_begun || !matches!(session.end, End::NotYet) {
+                continue;
+            }
+            if others_first {
+                context.waker().wake_by_ref();
+            }
+            return Poll::Pending;
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        matches!(self.end, End::Told)
+    }
+}
+
+fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        // Its text cannot be a header: the code can.
+        let _ = Status::new(status.code(), "").add_header(&mut trailers);
+    }
+    trailers
 }
 
 impl Drop for Session {

@@ -12,7 +12,8 @@ use tokio::sync::{Semaphore, watch};
 
 use super::event::{EncodedEvent, Recent};
 use super::index::Index;
-use super::{Mailbox, Watcher};
+use super::mailbox::Mark;
+use super::{Mailbox, News, Watcher};
 use crate::mvcc::{Change, Engine};
 
 /// Watchers that read from the change log at the same time; the others wait their turn,
@@ -55,54 +56,40 @@ struct State {
     groups: Vec<Group>,
     /// Places in `groups` that nobody uses.
     free: Vec<usize>,
-    next_member: u64,
 }
 
 /// Watchers of the same keys.
 #[derive(Default)]
 struct Group {
-    members: FxHashMap<u64, Member>,
+    /// By the address of the mailbox.
+    seats: FxHashMap<usize, Seat>,
     /// While a batch is published: what it has for them.
     news: Option<News>,
 }
 
-struct Member {
+/// The watchers of a group that share a mailbox: they hear of an event together.
+struct Seat {
     mailbox: Arc<Mailbox>,
-    token: u64,
-    /// What was published for it since it looked last.
-    news: Option<News>,
-}
-
-/// The first and the last revision of events that match.
-#[derive(Clone, Copy)]
-struct News {
-    first: i64,
-    last: i64,
-}
-
-impl News {
-    fn add(news: &mut Option<News>, first: i64, last: i64) {
-        let first = news.map_or(first, |news| news.first);
-        *news = Some(News { first, last });
-    }
+    members: usize,
+    mark: Option<Mark>,
 }
 
 /// A watcher's place among those that are woken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place {
-    group: usize,
-    member: u64,
+    pub(super) group: usize,
+    seat: usize,
 }
 
 /// What there is for a watcher.
 pub(super) enum Look {
     /// Nothing up to this revision.
     Synced(i64),
-    /// Everything from `from` up to `upto` is in the batches. If `complete`, nothing else
-    /// was for it up to `published`.
-    Batches { batches: Vec<Arc<Batch>>, from: i64, upto: i64, complete: bool, published: i64 },
-    /// From this revision on it has to be read from the change log.
-    Missed(i64),
+    /// Everything from `from` up to `upto` is in the batches; `complete` if that is all
+    /// that was asked for.
+    Batches { batches: Vec<Arc<Batch>>, upto: i64, complete: bool, published: i64 },
+    /// It has to be read from the change log.
+    Missed,
 }
 
 impl State {
@@ -114,26 +101,26 @@ impl State {
         }
     }
 
-    /// Hands the news of a group on; returns whom to wake.
-    fn announce(&mut self, touched: Vec<usize>) -> Vec<(Arc<Mailbox>, u64)> {
+    /// Hands the news of groups on; returns whom to wake. What a watcher learns of the ring
+    /// under the same lock is never newer than what lies in its mailbox.
+    fn announce(&mut self, touched: Vec<usize>) -> Vec<Arc<Mailbox>> {
         let mut woken = Vec::new();
-        for group in touched {
-            let Some(group) = self.groups.get_mut(group) else { continue };
-            let Some(News { first, last }) = group.news.take() else { continue };
-            for member in group.members.values_mut() {
-                if member.news.is_none() {
-                    woken.push((Arc::clone(&member.mailbox), member.token));
+        for number in touched {
+            let Some(group) = self.groups.get_mut(number) else { continue };
+            let Some(news) = group.news.take() else { continue };
+            for Seat { mailbox, mark, .. } in group.seats.values_mut() {
+                if mailbox.put(mark, number, news) {
+                    woken.push(Arc::clone(mailbox));
                 }
-                News::add(&mut member.news, first, last);
             }
         }
         woken
     }
 }
 
-fn wake(woken: Vec<(Arc<Mailbox>, u64)>) {
-    for (mailbox, token) in woken {
-        mailbox.put(token);
+fn wake(woken: Vec<Arc<Mailbox>>) {
+    for mailbox in woken {
+        mailbox.wake_owner();
     }
 }
 
@@ -149,7 +136,6 @@ impl Hub {
             index: Index::new(),
             groups: Vec::new(),
             free: Vec::new(),
-            next_member: 0,
         };
         let readers = Arc::new(Semaphore::new(MAX_READERS));
         Hub {
@@ -167,16 +153,11 @@ impl Hub {
 
     /// Begins a watch. A start revision that is compacted shows in the first response.
     pub fn watch(self: &Arc<Self>, request: WatchCreateRequest) -> Watcher {
-        self.watch_for(request, Arc::default(), 0)
+        self.watch_for(request, Arc::default())
     }
 
     /// Begins a watch that is announced in its owner's mailbox.
-    pub(crate) fn watch_for(
-        self: &Arc<Self>,
-        mut request: WatchCreateRequest,
-        mailbox: Arc<Mailbox>,
-        token: u64,
-    ) -> Watcher {
+    pub(crate) fn watch_for(self: &Arc<Self>, mut request: WatchCreateRequest, mailbox: Arc<Mailbox>) -> Watcher {
         if request.key.is_empty() {
             // As etcd: an empty key is the smallest one.
             request.key = Bytes::from_static(&[0]);
@@ -196,21 +177,25 @@ impl Hub {
                 group
             }
         };
-        let member = state.next_member;
-        state.next_member += 1;
-        state.groups[group].members.insert(member, Member { mailbox: Arc::clone(&mailbox), token, news: None });
+        let seat = Arc::as_ptr(&mailbox).addr();
+        let vacant = || Seat { mailbox: Arc::clone(&mailbox), members: 0, mark: None };
+        state.groups[group].seats.entry(seat).or_insert_with(vacant).members += 1;
         let published = state.published;
         drop(state);
         gauge!("etcd_debugging_mvcc_watcher_total").increment(1.0);
-        Watcher::new(Arc::clone(self), Place { group, member }, mailbox, request, next, published)
+        Watcher::new(Arc::clone(self), Place { group, seat }, mailbox, request, next, published)
     }
 
     /// Ends a watch.
     pub(super) fn leave(&self, place: Place, key: &Bytes, range_end: &Bytes) {
         let mut state = self.lock();
         let Some(group) = state.groups.get_mut(place.group) else { return };
-        group.members.remove(&place.member);
-        if group.members.is_empty() {
+        let Some(seat) = group.seats.get_mut(&place.seat) else { return };
+        seat.members -= 1;
+        if seat.members == 0 {
+            group.seats.remove(&place.seat);
+        }
+        if group.seats.is_empty() {
             *group = Group::default();
             state.index.remove(key, range_end);
             state.free.push(place.group);
@@ -236,7 +221,8 @@ impl Hub {
                     if found.news.is_none() {
                         touched.push(*group);
                     }
-                    News::add(&mut found.news, row.revision.main, row.revision.main);
+                    let revision = row.revision.main;
+                    News::add(&mut found.news, News { first: revision, last: revision });
                 }
             });
             watched.push(matched);
@@ -267,13 +253,16 @@ impl Hub {
             return;
         }
         let state = self.lock();
-        let members = state.groups.iter().flat_map(|group| group.members.values());
-        let everybody = members.map(|member| (Arc::clone(&member.mailbox), member.token)).collect();
+        let seats = state.groups.iter().flat_map(|group| group.seats.values());
+        let everybody = seats.map(|seat| Arc::clone(&seat.mailbox)).collect::<Vec<_>>();
         drop(state);
-        wake(everybody);
+        for mailbox in everybody {
+            mailbox.call();
+        }
     }
 
-    pub(super) fn is_aside(&self) -> bool {
+    /// Whether every watch is to end.
+    pub(crate) fn is_aside(&self) -> bool {
         self.aside.load(Ordering::Acquire)
     }
 
@@ -299,23 +288,22 @@ impl Hub {
         self.published.send_replace(revision);
     }
 
-    /// What there is for a watcher that has seen everything before `cursor`; if it was
-    /// `synced`, also everything published before it was woken.
-    pub(super) fn look(&self, place: Place, cursor: i64, synced: bool) -> Look {
-        let mut state = self.lock();
-        let member = state.groups.get_mut(place.group).and_then(|group| group.members.get_mut(&place.member));
-        let news = member.and_then(|member| member.news.take());
+    /// Empties a mailbox, and tells up to which revision it has all news.
+    pub(crate) fn collect(&self, mailbox: &Mailbox) -> (Vec<(usize, News)>, i64) {
+        let state = self.lock();
+        (mailbox.take(), state.published)
+    }
+
+    /// What there is from a revision on, up to another, or to the last that was published.
+    pub(super) fn look(&self, from: i64, upto: Option<i64>) -> Look {
+        let state = self.lock();
         let published = state.published;
-        let (from, upto) = match (synced, news) {
-            (true, None) => return Look::Synced(published),
-            (true, Some(News { first, last })) => (cursor.max(first), last),
-            (false, _) => (cursor, published),
-        };
+        let upto = upto.unwrap_or(published);
         if from > published {
             return Look::Synced(published);
         }
         if from < state.from {
-            return Look::Missed(from);
+            return Look::Missed;
         }
         let first = state.batches.partition_point(|batch| batch.last_revision < from);
         let rest = || state.batches.iter().skip(first);
@@ -326,22 +314,14 @@ impl Hub {
             Some(last) if !complete => last.last_revision,
             _ => upto,
         };
-        Look::Batches { batches, from, upto, complete, published }
+        Look::Batches { batches, upto, complete, published }
     }
 
-    /// The revision up to which every event was handed out, if all the watchers have
-    /// nothing to look at and none of them begins later.
-    pub(crate) fn progress<'a>(&self, watchers: impl Iterator<Item = &'a Watcher>) -> Option<i64> {
+    /// The revision up to which every event was handed out to a watcher that has a mailbox
+    /// for itself, if it has nothing to look at and does not begin later.
+    pub(super) fn progress(&self, mailbox: &Mailbox, watcher: &Watcher) -> Option<i64> {
         let state = self.lock();
-        for watcher in watchers {
-            let place = watcher.place();
-            let member = state.groups.get(place.group).and_then(|group| group.members.get(&place.member));
-            let quiet = member.is_some_and(|member| member.news.is_none());
-            if !quiet || !watcher.is_synced(state.published) {
-                return None;
-            }
-        }
-        Some(state.published)
+        if mailbox.is_filled() { None } else { watcher.progress_at(state.published) }
     }
 
     /// Returns once a revision at or after this one was published.

@@ -18,5 +18,5 @@ pub use hub::Hub;
 pub use watcher::Watcher;
 
 pub(crate) use event::EncodedEvent;
-pub(crate) use mailbox::Mailbox;
-pub(crate) use watcher::{ReadResult, Response, Step};
+pub(crate) use mailbox::{Mailbox, News};
+pub(crate) use watcher::{ReadResult, Response, Selection, Selections, Step};

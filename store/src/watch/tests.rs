@@ -1,5 +1,6 @@
 //! Watches over the real engine: what they see, and when.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -170,37 +171,124 @@ async fn progress_is_what_was_handed_out() {
     assert_eq!(watcher.progress(), Some(4));
 }
 
+/// Watchers that share a mailbox, as those of a stream do.
+struct Owner {
+    mailbox: Arc<Mailbox>,
+    watchers: Vec<Option<Watcher>>,
+}
+
+impl Owner {
+    /// A watcher for each of the spans.
+    fn new(fixture: &Fixture, spans: &[(&'static str, &'static str)]) -> Owner {
+        let mut owner = Owner { mailbox: Arc::default(), watchers: Vec::new() };
+        for (key, end) in spans {
+            owner.watch(
+                fixture,
+                WatchCreateRequest { key: (*key).into(), range_end: (*end).into(), ..Default::default() },
+            );
+        }
+        owner
+    }
+
+    fn watch(&mut self, fixture: &Fixture, request: WatchCreateRequest) {
+        self.watchers.push(Some(fixture.machine.hub().watch_for(request, Arc::clone(&self.mailbox))));
+    }
+
+    /// Tells the news; returns how many letters there were, and up to which revision.
+    fn collect(&mut self, fixture: &Fixture) -> (usize, i64) {
+        let (letters, published) = fixture.machine.hub().collect(&self.mailbox);
+        for (group, news) in &letters {
+            let watchers = self.watchers.iter_mut().flatten();
+            watchers.filter(|watcher| watcher.group() == *group).for_each(|watcher| watcher.tell(*news));
+        }
+        (letters.len(), published)
+    }
+
+    /// The numbers of the watchers that have something to look at, and what they find.
+    fn look(&mut self) -> Vec<(usize, Arc<Selection>)> {
+        let mut selections = Selections::default();
+        let mut found = Vec::new();
+        for (number, watcher) in self.watchers.iter_mut().enumerate() {
+            let Some(watcher) = watcher.as_mut().filter(|watcher| !watcher.is_idle()) else { continue };
+            while let Step::Live(selection) = watcher.step(&mut selections) {
+                found.push((number, selection));
+            }
+        }
+        found
+    }
+}
+
 #[tokio::test]
 async fn a_publish_announces_only_watchers_whose_keys_match() {
     let mut fixture = Fixture::new(1 << 20);
-    let mailbox = std::sync::Arc::new(Mailbox::default());
-    let spans: [(&str, &str); 5] = [("a", ""), ("b", ""), ("a", "c"), ("b", "\0"), ("x", "z")];
-    let mut watchers: Vec<Watcher> = Vec::new();
-    for (token, (key, end)) in (0..).zip(spans) {
-        let request = WatchCreateRequest { key: key.into(), range_end: end.into(), ..Default::default() };
-        watchers.push(fixture.machine.hub().watch_for(request, mailbox.clone(), token));
-    }
+    let mut owner = Owner::new(&fixture, &[("a", ""), ("b", ""), ("a", "c"), ("b", "\0"), ("x", "z")]);
     let mut announced = |fixture: &mut Fixture, key| {
         fixture.put(key, "v");
-        let mut tokens = mailbox.take();
-        tokens.sort_unstable();
-        for token in &tokens {
-            let step = watchers[*token as usize].step();
-            assert!(matches!(step, Step::Ready(response) if response.events.len() == 1));
-        }
-        tokens
+        owner.collect(fixture);
+        let found = owner.look();
+        assert!(found.iter().all(|(_, selection)| selection.events().len() == 1));
+        found.iter().map(|(number, _)| *number).collect::<Vec<_>>()
     };
     assert_eq!(announced(&mut fixture, "a"), [0, 2]);
     assert_eq!(announced(&mut fixture, "b"), [1, 2, 3]);
     assert_eq!(announced(&mut fixture, "y"), [3, 4]);
-    assert_eq!(announced(&mut fixture, "A"), [0u64; 0]);
-    // Until it looks, a watcher is announced once.
+    assert_eq!(announced(&mut fixture, "A"), [0usize; 0]);
+    // Until its owner looks, a group is announced once.
     fixture.put("y", "v");
     fixture.put("y", "v");
-    assert_eq!(mailbox.take().len(), 2);
-    watchers.remove(4);
+    assert_eq!(owner.collect(&fixture).0, 2);
+    owner.watchers[4] = None;
     fixture.put("y", "v");
-    assert_eq!(mailbox.take(), [0u64; 0]);
+    assert_eq!(owner.collect(&fixture).0, 1);
+}
+
+#[tokio::test]
+async fn watchers_of_the_same_keys_share_what_they_are_told() {
+    let mut fixture = Fixture::new(1 << 20);
+    let mut owner = Owner::new(&fixture, &[("a", ""), ("a", ""), ("a", "")]);
+    owner.watch(&fixture, WatchCreateRequest { key: "a".into(), prev_kv: true, ..Default::default() });
+    owner.watch(&fixture, WatchCreateRequest { key: "a".into(), filters: vec![0], ..Default::default() });
+    owner.watch(&fixture, WatchCreateRequest { key: "a".into(), start_revision: 4, ..Default::default() });
+    fixture.put("a", "1");
+    fixture.put("a", "2");
+    fixture.put("a", "3");
+    // What comes after the news is not told with them, and not lost.
+    assert_eq!(owner.collect(&fixture), (1, 4));
+    fixture.put("a", "4");
+    let found = owner.look();
+    let revisions = |found: &[(usize, Arc<Selection>)]| {
+        let seen = found.iter().map(|(number, selection)| (*number, selection.events().len(), selection.revision()));
+        seen.collect::<Vec<_>>()
+    };
+    assert_eq!(revisions(&found), [(0, 3, 4), (1, 3, 4), (2, 3, 4), (3, 3, 4), (5, 1, 4)]);
+    assert!(Arc::ptr_eq(&found[0].1, &found[1].1) && Arc::ptr_eq(&found[0].1, &found[2].1));
+    assert!(!Arc::ptr_eq(&found[0].1, &found[3].1));
+    // One that comes now has nothing of what waits.
+    owner.watch(&fixture, WatchCreateRequest { key: "a".into(), ..Default::default() });
+    let progress = |owner: &Owner, published| {
+        owner.watchers.iter().flatten().map(|watcher| watcher.progress_at(published)).collect::<Vec<_>>()
+    };
+    assert_eq!(owner.collect(&fixture), (1, 5));
+    assert_eq!(progress(&owner, 5), [None, None, None, None, None, None, None]);
+    assert_eq!(revisions(&owner.look()), [(0, 1, 5), (1, 1, 5), (2, 1, 5), (3, 1, 5), (5, 1, 5)]);
+    let last = owner.watchers[6].as_mut().expect("it is there").step(&mut Selections::default());
+    assert!(matches!(last, Step::Idle));
+    assert_eq!(progress(&owner, 5), [Some(5); 7]);
+}
+
+#[tokio::test]
+async fn news_of_what_was_read_as_history_are_none() {
+    let mut fixture = Fixture::new(1 << 20);
+    fixture.put("a", "1");
+    let mut owner = Owner::new(&fixture, &[("a", "")]);
+    owner.watch(&fixture, WatchCreateRequest { key: "a".into(), start_revision: 2, ..Default::default() });
+    fixture.put("a", "2");
+    // It reads everything that is published, whatever lies in the mailbox.
+    let late = owner.watchers[1].as_mut().expect("it is there");
+    assert!(matches!(late.step(&mut Selections::default()), Step::Ready(found) if found.events.len() == 2));
+    assert_eq!(owner.collect(&fixture), (1, 3));
+    assert!(owner.watchers[1].as_ref().is_some_and(Watcher::is_idle));
+    assert_eq!(owner.look().iter().map(|(number, _)| *number).collect::<Vec<_>>(), [0]);
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use quorate_proto::etcd::watch_create_request::FilterType;
 use quorate_proto::etcd::{ResponseHeader, WatchCreateRequest, WatchResponse};
 
 use super::hub::{Batch, Look, Place};
-use super::{EncodedEvent, Hub, Mailbox};
+use super::{EncodedEvent, Hub, Mailbox, News};
 use crate::command::ApplyError;
 use crate::mvcc::{Engine, History, KeyRange, ReadError};
 
@@ -17,6 +17,9 @@ const MAX_REVISIONS: usize = 1000;
 /// A part of a response takes no further revision once it is larger: well below what a
 /// gRPC message may have, and enough to make its cost small beside that of the events.
 const MAX_PART_BYTES: usize = 1 << 20;
+
+/// Owners keep so many selections: of the keys and kinds that their watchers share.
+const MAX_SELECTIONS: usize = 8;
 
 /// Receives the events of one watch. Dropping it ends the watch.
 pub struct Watcher {
@@ -37,8 +40,10 @@ pub struct Watcher {
     begun: bool,
     /// Every event before this revision was handed out.
     cursor: i64,
-    /// Everything published was handed out, but for what it is woken for.
+    /// Everything published was handed out, but for what it hears news of.
     synced: bool,
+    /// Revisions that have something for it. What is before the cursor was handed out.
+    news: Option<News>,
     /// The response of history of which a part was handed out.
     open: Option<Open>,
     progress_wanted: bool,
@@ -76,13 +81,73 @@ pub(crate) struct Response {
     pub(crate) cancel_reason: String,
 }
 
+/// What makes selections equal, as long as history is the same.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Wanted {
+    group: usize,
+    from: i64,
+    upto: i64,
+    without_puts: bool,
+    without_deletes: bool,
+    prev_kv: bool,
+}
+
+/// The events of some revisions for every watcher of the same keys and kinds.
+pub(crate) struct Selection {
+    events: Vec<EncodedEvent>,
+    /// Up to here, they are all of them.
+    reached: i64,
+    /// Nothing is missing of what was asked for.
+    complete: bool,
+}
+
+impl Selection {
+    pub(crate) fn events(&self) -> &[EncodedEvent] {
+        &self.events
+    }
+
+    #[cfg(test)]
+    pub(crate) fn of_events(events: Vec<EncodedEvent>) -> Selection {
+        Selection { events, reached: 0, complete: true }
+    }
+
+    /// The last that has an event.
+    pub(crate) fn revision(&self) -> i64 {
+        self.events.last().map_or(0, |event| event.revision)
+    }
+}
+
+/// Selections that watchers of one owner share.
+#[derive(Default)]
+pub(crate) struct Selections(Vec<(Wanted, Arc<Selection>)>);
+
+impl Selections {
+    fn find(&self, wanted: &Wanted) -> Option<Arc<Selection>> {
+        self.0.iter().rev().find(|(found, _)| found == wanted).map(|(_, selection)| Arc::clone(selection))
+    }
+
+    fn keep(&mut self, wanted: Wanted, selection: &Arc<Selection>) {
+        if self.0.len() == MAX_SELECTIONS {
+            self.0.clear();
+        }
+        self.0.push((wanted, Arc::clone(selection)));
+    }
+
+    /// To be called before other keys can be meant by the same group.
+    pub(crate) fn clear(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// What a watcher has to do next.
 pub(crate) enum Step {
     /// Here is something; there may be more.
     Ready(Response),
+    /// Here are events that have just come, one at least.
+    Live(Arc<Selection>),
     /// A piece of the change log has to be read, and given to [`Watcher::accept`].
     Behind(Read),
-    /// Nothing until its mailbox says so.
+    /// Nothing until there is news.
     Idle,
     /// The watch has ended.
     Ended,
@@ -148,24 +213,30 @@ impl Watcher {
             begun: false,
             cursor,
             synced: cursor > published,
+            news: None,
             open: None,
             progress_wanted: false,
             ended: false,
         }
     }
 
-    pub(super) fn place(&self) -> Place {
-        self.place
+    /// The number of those who watch the same keys, in what its mailbox tells.
+    pub(crate) fn group(&self) -> usize {
+        self.place.group
     }
 
-    /// Whether everything up to `published` was handed out, and its start has come.
-    pub(super) fn is_synced(&self, published: i64) -> bool {
-        self.begun && self.synced && published >= self.start
+    /// Its mailbox has news of its group.
+    pub(crate) fn tell(&mut self, news: News) {
+        News::add(&mut self.news, news);
     }
 
-    /// Whether there is nothing more to do until it is announced.
+    fn has_news(&self) -> bool {
+        self.news.is_some_and(|news| news.last >= self.cursor)
+    }
+
+    /// Whether there is nothing more to do until it hears news.
     pub(crate) fn is_idle(&self) -> bool {
-        self.synced && self.open.is_none() && !self.ended
+        self.synced && !self.has_news() && !self.ended
     }
 
     /// The store's revision when the watch began.
@@ -180,8 +251,14 @@ impl Watcher {
     /// comes with the next call.
     pub async fn next(&mut self) -> Option<WatchResponse> {
         loop {
-            let found = match self.step() {
+            self.collect();
+            let found = match self.step(&mut Selections::default()) {
                 Step::Ready(response) => Some(response),
+                Step::Live(selection) => Some(Response {
+                    revision: selection.revision(),
+                    events: selection.events.clone(),
+                    ..Response::default()
+                }),
                 Step::Behind(read) => {
                     let result = read.run().await;
                     self.accept(result)
@@ -195,20 +272,27 @@ impl Watcher {
                     }
                     tokio::select! {
                         () = self.mailbox.wait() => {}
-                        () = self.hub.reached(self.start) => {}
+                        () = self.hub.reached(self.start.max(self.cursor - 1)) => {}
                     }
-                    self.mailbox.take();
                     None
                 }
                 Step::Idle => {
                     self.mailbox.wait().await;
-                    self.mailbox.take();
                     None
                 }
             };
             // Each part is a response here.
             if let Some(found) = found.filter(|found| found.canceled || !found.events.is_empty()) {
                 return Some(self.decoded(found));
+            }
+        }
+    }
+
+    /// Looks into a mailbox that is its own.
+    fn collect(&mut self) {
+        if self.mailbox.is_filled() {
+            for (_, news) in self.hub.collect(&self.mailbox).0 {
+                self.tell(news);
             }
         }
     }
@@ -225,8 +309,9 @@ impl Watcher {
         }
     }
 
-    /// What comes next, without waiting.
-    pub(crate) fn step(&mut self) -> Step {
+    /// What comes next, without waiting. What watchers of the same keys want at the same
+    /// time is found once.
+    pub(crate) fn step(&mut self, selections: &mut Selections) -> Step {
         if !self.begun {
             self.begun = true;
             // Said of a compacted start even while memory still holds its events.
@@ -238,47 +323,76 @@ impl Watcher {
             return Step::Ready(self.cancel(&ApplyError::Corrupt.to_string()));
         }
         while !self.ended {
-            match self.hub.look(self.place, self.cursor, self.synced) {
-                Look::Synced(published) => {
-                    self.cursor = self.cursor.max(published + 1);
-                    self.synced = true;
-                    return self.part(Vec::new(), 0).map_or(Step::Idle, Step::Ready);
-                }
-                Look::Missed(from) => {
-                    (self.cursor, self.synced) = (from, false);
-                    let (key, range_end) = (self.key.clone(), self.range_end.clone());
-                    let revisions = self.open.as_ref().map_or(MAX_REVISIONS, |open| open.room);
-                    return Step::Behind(Read { hub: Arc::clone(&self.hub), key, range_end, from, revisions });
-                }
-                Look::Batches { batches, from, upto, complete, published } if self.synced => {
-                    let (events, reached, _) = self.select_all(&batches, from, upto, usize::MAX);
-                    self.reached(reached, complete && reached == upto, published);
-                    if let Some(last) = events.last() {
-                        return Step::Ready(Response { revision: last.revision, events, ..Response::default() });
-                    }
-                }
-                Look::Batches { batches, from, upto, complete, published } => {
-                    let (last, room) = self.history(published);
-                    let last = last.min(upto);
-                    let (events, reached, revisions) = self.select_all(&batches, from, last, room);
-                    self.reached(reached, complete && reached == upto, published);
-                    if let Some(part) = self.part(events, revisions) {
-                        return Step::Ready(part);
-                    }
-                }
+            let news = self.news.take().filter(|news| news.last >= self.cursor);
+            let found = match (self.synced, news) {
+                (true, None) => return Step::Idle,
+                (true, Some(news)) => self.live(news, selections),
+                (false, _) => self.history(),
+            };
+            if let Some(step) = found {
+                return step;
             }
         }
         Step::Ended
     }
 
-    fn reached(&mut self, reached: i64, synced: bool, published: i64) {
-        self.synced = synced;
-        self.cursor = self.cursor.max(if synced { published } else { reached } + 1);
+    /// Takes from the ring what there is news of; nothing if it is of no kind that this
+    /// watch wants, or to be taken as history.
+    fn live(&mut self, news: News, selections: &mut Selections) -> Option<Step> {
+        let wanted = Wanted {
+            group: self.place.group,
+            from: self.cursor.max(news.first),
+            upto: news.last,
+            without_puts: self.without_puts,
+            without_deletes: self.without_deletes,
+            prev_kv: self.prev_kv,
+        };
+        let selection = match selections.find(&wanted) {
+            Some(selection) => selection,
+            None => {
+                let Look::Batches { batches, upto, complete, .. } = self.hub.look(wanted.from, Some(wanted.upto))
+                else {
+                    (self.cursor, self.synced) = (wanted.from, false);
+                    return None;
+                };
+                let (events, reached, _) = self.select_all(&batches, wanted.from, upto, usize::MAX);
+                let selection = Arc::new(Selection { events, reached, complete: complete && reached == upto });
+                selections.keep(wanted, &selection);
+                selection
+            }
+        };
+        // Not beyond it: there may be news of later revisions that it has not heard.
+        self.cursor = self.cursor.max(selection.reached + 1);
+        self.synced = selection.complete;
+        (!selection.events.is_empty()).then_some(Step::Live(selection))
+    }
+
+    /// Takes what comes next in history, from the ring or from the change log.
+    fn history(&mut self) -> Option<Step> {
+        match self.hub.look(self.cursor, None) {
+            Look::Synced(published) => {
+                self.cursor = self.cursor.max(published + 1);
+                self.synced = true;
+                self.part(Vec::new(), 0).map(Step::Ready)
+            }
+            Look::Missed => {
+                let (key, range_end, from) = (self.key.clone(), self.range_end.clone(), self.cursor);
+                let revisions = self.open.as_ref().map_or(MAX_REVISIONS, |open| open.room);
+                Some(Step::Behind(Read { hub: Arc::clone(&self.hub), key, range_end, from, revisions }))
+            }
+            Look::Batches { batches, upto, complete, published } => {
+                let (last, room) = self.response(published);
+                let (events, reached, revisions) = self.select_all(&batches, self.cursor, last.min(upto), room);
+                self.synced = complete && reached == upto;
+                self.cursor = self.cursor.max(if self.synced { published } else { reached } + 1);
+                self.part(events, revisions).map(Step::Ready)
+            }
+        }
     }
 
     /// The last revision that belongs to the response of history, which begins now if there
     /// is none, and how many more it takes.
-    fn history(&mut self, revision: i64) -> (i64, usize) {
+    fn response(&mut self, revision: i64) -> (i64, usize) {
         let open = self.open.get_or_insert_with(|| Open::new(revision));
         (open.revision, open.room)
     }
@@ -288,7 +402,8 @@ impl Watcher {
     fn part(&mut self, events: Vec<EncodedEvent>, revisions: usize) -> Option<Response> {
         let open = self.open.as_mut()?;
         open.room = open.room.saturating_sub(revisions);
-        let more = open.room > 0 && self.cursor <= open.revision;
+        // What is not published yet is announced.
+        let more = open.room > 0 && self.cursor <= open.revision && !self.synced;
         let ends = open.begun && !more;
         open.begun |= !events.is_empty();
         let revision = open.revision;
@@ -301,7 +416,14 @@ impl Watcher {
     /// The revision up to which every event was handed out, when that is all there is;
     /// never below a start that is still to come.
     pub fn progress(&self) -> Option<i64> {
-        self.hub.progress(std::iter::once(self))
+        self.hub.progress(&self.mailbox, self)
+    }
+
+    /// The same for one that has heard all news up to `published`.
+    pub(crate) fn progress_at(&self, published: i64) -> Option<i64> {
+        let quiet = self.begun && self.synced && !self.has_news();
+        // What it read from the change log may not be published yet.
+        (quiet && published >= self.start && published + 1 >= self.cursor).then_some(published)
     }
 
     /// Makes `next` answer with an empty response once everything was handed out.
@@ -314,7 +436,7 @@ impl Watcher {
     pub(crate) fn accept(&mut self, result: ReadResult) -> Option<Response> {
         match result {
             Some(Ok((History { changes, upto }, current))) => {
-                let upto = upto.min(self.history(current).0);
+                let upto = upto.min(self.response(current).0);
                 let (mut events, mut revisions, mut last) = (Vec::new(), 0, 0);
                 for change in changes.into_iter().take_while(|change| change.row.revision.main <= upto) {
                     revisions += usize::from(change.row.revision.main != last);
