@@ -1,5 +1,8 @@
 //! Watchers that wait for writes. Each value begins with the time at which its write was
 //! due, so that an event tells its own latency.
+//!
+//! Servers and listeners share a machine, and each write is heard ten thousand times: of an
+//! answer, a listener reads no more than it measures.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,18 +10,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use bytes::Bytes;
-use futures::channel::mpsc;
-use quorate_proto::etcd::watch_client::WatchClient;
+use h2::SendStream;
+use prost::Message;
 use quorate_proto::etcd::{PutResponse, WatchCreateRequest, WatchRequest, WatchResponse, watch_request};
 use tokio::task::JoinSet;
 use tokio::time::{self, Instant};
-use tonic::{Status, Streaming};
+use tonic::Status;
 
 use super::keys::Keys;
 use super::pace::Pace;
 use super::recorder::Recorder;
 use super::target::Target;
-use super::wire::Method;
+use super::wire::{Answers, Method};
 use super::work::put;
 
 /// The bytes of a value that say when it was written.
@@ -70,7 +73,8 @@ fn written(value: &[u8]) -> Option<Duration> {
 
 /// The watches of a load, which listen from the moment this exists.
 pub(crate) struct Watches {
-    streams: Vec<(mpsc::Sender<WatchRequest>, Streaming<WatchResponse>)>,
+    /// With what keeps them open.
+    streams: Vec<(SendStream<Bytes>, Answers)>,
 }
 
 impl Watches {
@@ -81,16 +85,16 @@ impl Watches {
     pub(crate) async fn open(work: &Work, target: &Target) -> Result<Self> {
         let opened = (0..work.streams).map(async |stream| {
             let watchers = work.watchers_per_stream;
-            let (mut requests, receiver) = mpsc::channel(watchers);
             let first = (stream * watchers) as u64;
-            for watcher in first..first + watchers as u64 {
-                requests.try_send(work.create(watcher)).context("the stream takes no request")?;
-            }
-            let mut client = WatchClient::new(target.service(stream)).max_decoding_message_size(usize::MAX);
-            let mut answers = client.watch(receiver).await?.into_inner();
-            for _ in 0..watchers {
-                let answer = answers.message().await?.context("the stream ended")?;
-                ensure!(answer.created && !answer.canceled, "a watch is refused: {}", answer.cancel_reason);
+            let creations = (first..first + watchers as u64).map(|watcher| work.create(watcher));
+            let (requests, mut answers) = target.wire(stream).await?.stream(Method::Watch, creations).await?;
+            let mut created = 0;
+            while created < watchers {
+                let each = |answer: &[u8]| {
+                    created += usize::from(look(answer, |_| {})?);
+                    Ok(())
+                };
+                answers.read(each).await?;
             }
             Ok((requests, answers))
         });
@@ -162,31 +166,98 @@ impl Watches {
 }
 
 /// Records events until the stream ends, which it should not.
-async fn listen(
-    mut answers: Streaming<WatchResponse>,
-    begin: Instant,
-    recorder: Arc<Recorder>,
-    delivered: Arc<AtomicU64>,
-) -> Status {
+async fn listen(mut answers: Answers, begin: Instant, recorder: Arc<Recorder>, delivered: Arc<AtomicU64>) -> Status {
     loop {
-        let answer = match answers.message().await {
-            Ok(Some(answer)) if answer.canceled => return Status::cancelled(answer.cancel_reason),
-            Ok(Some(answer)) => answer,
-            Ok(None) => return Status::unavailable("the server closed the stream"),
-            Err(status) => return status,
+        let (mut now, mut events) = (None, 0);
+        let each = |answer: &[u8]| {
+            let now = *now.get_or_insert_with(|| begin.elapsed());
+            look(answer, |value| {
+                events += 1;
+                if let Some(written) = written(value) {
+                    recorder.succeeded(EVENT, now.saturating_sub(written));
+                }
+            })?;
+            Ok(())
         };
-        let now = begin.elapsed();
-        for event in &answer.events {
-            if let Some(written) = event.kv.as_ref().and_then(|pair| written(&pair.value)) {
-                recorder.succeeded(EVENT, now.saturating_sub(written));
+        if let Err(status) = answers.read(each).await {
+            return status;
+        }
+        delivered.fetch_add(events, Ordering::Relaxed);
+    }
+}
+
+/// Calls `event` with the value of each event of a `WatchResponse`; returns whether it says
+/// that a watch was created.
+///
+/// # Errors
+/// When a watch was cancelled, or it is no such response.
+fn look(answer: &[u8], event: impl FnMut(&[u8])) -> Result<bool, Status> {
+    match scan(answer, event) {
+        Some((created, false)) => Ok(created),
+        Some((_, true)) => {
+            let answer = WatchResponse::decode(answer).unwrap_or_default();
+            Err(Status::cancelled(format!("a watch is refused: {}", answer.cancel_reason)))
+        }
+        None => Err(Status::internal("the answer is no watch response")),
+    }
+}
+
+/// The same; whether a watch was created, and whether one was cancelled.
+fn scan(mut answer: &[u8], mut event: impl FnMut(&[u8])) -> Option<(bool, bool)> {
+    let (mut created, mut canceled) = (false, false);
+    while !answer.is_empty() {
+        match field(&mut answer)? {
+            (3, Field::Number(number)) => created = number != 0,
+            (4, Field::Number(number)) => canceled = number != 0,
+            (11, Field::Bytes(bytes)) => event(value_of(bytes)?),
+            _ => {}
+        }
+    }
+    Some((created, canceled))
+}
+
+/// The value of the pair in an event: field 5 of field 2.
+fn value_of(mut event: &[u8]) -> Option<&[u8]> {
+    let mut value: &[u8] = &[];
+    while !event.is_empty() {
+        let (2, Field::Bytes(mut pair)) = field(&mut event)? else { continue };
+        while !pair.is_empty() {
+            if let (5, Field::Bytes(found)) = field(&mut pair)? {
+                value = found;
             }
         }
-        delivered.fetch_add(answer.events.len() as u64, Ordering::Relaxed);
+    }
+    Some(value)
+}
+
+/// A field of an encoded message.
+enum Field<'a> {
+    Number(u64),
+    Bytes(&'a [u8]),
+}
+
+/// Takes the first field, with its number.
+fn field<'a>(message: &mut &'a [u8]) -> Option<(u64, Field<'a>)> {
+    let mut varint = || prost::encoding::decode_varint(message).ok();
+    let tag = varint()?;
+    let first = varint()?;
+    match tag & 7 {
+        0 => Some((tag >> 3, Field::Number(first))),
+        2 => {
+            let (bytes, rest) = message.split_at_checked(usize::try_from(first).ok()?)?;
+            *message = rest;
+            Some((tag >> 3, Field::Bytes(bytes)))
+        }
+        // etcd's messages have no others.
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use quorate_proto::etcd::ResponseHeader;
+    use quorate_proto::mvccpb::{Event, KeyValue};
+
     use super::*;
 
     #[test]
@@ -197,5 +268,31 @@ mod tests {
         let value = work.value(begin, begin + Duration::from_millis(5));
         assert_eq!((value.len(), written(&value)), (20, Some(Duration::from_millis(5))));
         assert_eq!(written(b"short"), None);
+    }
+
+    #[test]
+    fn an_answer_is_scanned_for_what_is_measured() {
+        let pair = |value: &'static str| KeyValue {
+            key: "k".into(),
+            value: value.into(),
+            version: 3,
+            lease: -1,
+            ..KeyValue::default()
+        };
+        let event = |value| Event { kv: Some(pair(value)), prev_kv: Some(pair("old")), ..Event::default() };
+        let deleted = Event { r#type: 1, kv: Some(KeyValue { key: "k".into(), ..KeyValue::default() }), prev_kv: None };
+        let events = vec![event("first"), deleted, event("last")];
+        let header = Some(ResponseHeader { revision: 1 << 40, ..ResponseHeader::default() });
+        let answer = WatchResponse { header, watch_id: -1, events, ..WatchResponse::default() };
+        let mut values = Vec::new();
+        assert!(!look(&answer.encode_to_vec(), |value| values.push(value.to_vec())).unwrap());
+        assert_eq!(values, [&b"first"[..], b"", b"last"]);
+        let created = WatchResponse { created: true, ..answer.clone() };
+        assert!(look(&created.encode_to_vec(), |_| {}).unwrap());
+        let refused = WatchResponse { canceled: true, cancel_reason: "no".to_owned(), ..created };
+        assert!(look(&refused.encode_to_vec(), |_| {}).unwrap_err().message().ends_with("no"));
+        for bytes in [&[0x5a, 0x7f][..], &[0x5d, 1, 2, 3, 4], &[0x5a, 1, 0x12]] {
+            assert!(look(bytes, |_| {}).is_err(), "{bytes:?}");
+        }
     }
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
-use h2::RecvStream;
-use h2::client::SendRequest;
+use h2::client::{ResponseFuture, SendRequest};
+use h2::{RecvStream, SendStream};
 use http::header::{CONTENT_TYPE, HeaderValue, TE};
 use http::{HeaderMap, Request, Uri};
 use prost::Message;
@@ -31,10 +31,13 @@ pub(crate) enum Method {
     Put,
     Range,
     Txn,
+    Watch,
 }
 
 impl Method {
-    const ALL: [(Self, &'static str); 3] = [(Self::Put, "Put"), (Self::Range, "Range"), (Self::Txn, "Txn")];
+    /// In their order.
+    const PATHS: [&'static str; 4] =
+        ["etcdserverpb.KV/Put", "etcdserverpb.KV/Range", "etcdserverpb.KV/Txn", "etcdserverpb.Watch/Watch"];
 }
 
 /// One client's hold on a connection that several share.
@@ -51,7 +54,7 @@ struct Shared {
     url: String,
     headers: HeaderMap,
     /// In the order of the methods.
-    uris: [Uri; Method::ALL.len()],
+    uris: [Uri; Method::PATHS.len()],
     /// The connection as it was opened last, and how often it was.
     live: Mutex<(u64, SendRequest<Bytes>)>,
 }
@@ -64,15 +67,15 @@ impl Wire {
     pub(crate) async fn open(endpoints: &Endpoints, connection: &Connection) -> Result<Self> {
         let url = connection.url.clone();
         let (sender, origin) = dial(endpoints, &url).await?;
-        let uri = |place: usize| format!("{origin}/etcdserverpb.KV/{}", Method::ALL[place].1).parse::<Uri>();
-        let uris = [uri(0), uri(1), uri(2)].map(|uri| uri.with_context(|| format!("{url} is no address")));
-        let [put, range, txn] = uris;
+        let uri = |path: &str| format!("{origin}/{path}").parse::<Uri>();
+        let uris = Method::PATHS.map(|path| uri(path).with_context(|| format!("{url} is no address")));
+        let [put, range, txn, watch] = uris;
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert(TE, HeaderValue::from_static("trailers"));
         connection.authorize(&mut headers)?;
         let live = Mutex::new((0, sender.clone()));
-        let shared = Shared { endpoints: endpoints.clone(), url, headers, uris: [put?, range?, txn?], live };
+        let shared = Shared { endpoints: endpoints.clone(), url, headers, uris: [put?, range?, txn?, watch?], live };
         Ok(Self { shared: Arc::new(shared), sender: Some(sender), generation: 0 })
     }
 
@@ -124,13 +127,34 @@ impl Wire {
         Ok(bytes)
     }
 
-    async fn send(&mut self, method: Method, message: &impl Message) -> Result<RecvStream, Status> {
-        let length = message.encoded_len();
-        let mut body = BytesMut::with_capacity(PREFIX_BYTES + length);
-        body.put_u8(UNCOMPRESSED);
-        body.put_u32(u32::try_from(length).map_err(|_| Status::invalid_argument("a request of gigabytes"))?);
-        message.encode(&mut body).map_err(|error| Status::internal(error.to_string()))?;
+    /// Begins a stream with messages. It lasts as long as both of what is returned.
+    ///
+    /// # Errors
+    /// As [`Self::call`].
+    pub(crate) async fn stream(
+        &mut self,
+        method: Method,
+        messages: impl Iterator<Item = impl Message>,
+    ) -> Result<(SendStream<Bytes>, Answers), Status> {
+        let mut body = BytesMut::new();
+        for message in messages {
+            frame(&message, &mut body)?;
+        }
+        let (response, mut requests) = self.begin(method).await?;
+        requests.send_data(body.freeze(), false).map_err(|error| self.lost(&error))?;
+        let body = self.accepted(response).await?;
+        Ok((requests, Answers { body, rest: BytesMut::new() }))
+    }
 
+    async fn send(&mut self, method: Method, message: &impl Message) -> Result<RecvStream, Status> {
+        let mut body = BytesMut::with_capacity(PREFIX_BYTES + message.encoded_len());
+        frame(message, &mut body)?;
+        let (response, mut requests) = self.begin(method).await?;
+        requests.send_data(body.freeze(), true).map_err(|error| self.lost(&error))?;
+        self.accepted(response).await
+    }
+
+    async fn begin(&mut self, method: Method) -> Result<(ResponseFuture, SendStream<Bytes>), Status> {
         let mut request = Request::new(());
         *request.method_mut() = http::Method::POST;
         request.uri_mut().clone_from(&self.shared.uris[method as usize]);
@@ -140,9 +164,12 @@ impl Wire {
             None => self.reopened().await?,
         };
         let mut sender = sender.ready().await.map_err(|error| self.lost(&error))?;
-        let (response, mut stream) = sender.send_request(request, false).map_err(|error| self.lost(&error))?;
+        let begun = sender.send_request(request, false).map_err(|error| self.lost(&error))?;
         self.sender = Some(sender);
-        stream.send_data(body.freeze(), true).map_err(|error| self.lost(&error))?;
+        Ok(begun)
+    }
+
+    async fn accepted(&mut self, response: ResponseFuture) -> Result<RecvStream, Status> {
         let (head, body) = response.await.map_err(|error| self.lost(&error))?.into_parts();
         match Status::from_header_map(&head.headers) {
             Some(status) if status.code() != Code::Ok => Err(status),
@@ -181,6 +208,67 @@ impl Wire {
         self.generation = live.0;
         Ok(live.1.clone())
     }
+}
+
+/// Appends a message as gRPC sends it.
+fn frame(message: &impl Message, body: &mut BytesMut) -> Result<(), Status> {
+    let length = message.encoded_len();
+    body.put_u8(UNCOMPRESSED);
+    body.put_u32(u32::try_from(length).map_err(|_| Status::invalid_argument("a request of gigabytes"))?);
+    message.encode(body).map_err(|error| Status::internal(error.to_string()))
+}
+
+/// What comes on a stream.
+pub(crate) struct Answers {
+    body: RecvStream,
+    /// The beginning of a message whose end has not come.
+    rest: BytesMut,
+}
+
+impl Answers {
+    /// Waits for more, and calls `each` with every message that is complete then.
+    ///
+    /// # Errors
+    /// Why the stream has ended, or what `each` returns.
+    pub(crate) async fn read(&mut self, mut each: impl FnMut(&[u8]) -> Result<(), Status>) -> Result<(), Status> {
+        let chunk = match self.body.data().await {
+            Some(Ok(chunk)) => chunk,
+            Some(Err(error)) => return Err(Status::unavailable(error.to_string())),
+            None => return Err(self.ended().await),
+        };
+        release(&mut self.body, chunk.len());
+        if self.rest.is_empty() {
+            let taken = messages(&chunk, &mut each)?;
+            self.rest.extend_from_slice(&chunk[taken..]);
+        } else {
+            self.rest.extend_from_slice(&chunk);
+            let taken = messages(&self.rest, &mut each)?;
+            self.rest.advance(taken);
+        }
+        Ok(())
+    }
+
+    async fn ended(&mut self) -> Status {
+        match self.body.trailers().await {
+            Ok(trailers) => trailers.and_then(|trailers| Status::from_header_map(&trailers)),
+            Err(error) => Some(Status::unavailable(error.to_string())),
+        }
+        .unwrap_or_else(|| Status::unavailable("the server closed the stream"))
+    }
+}
+
+/// Calls `each` with every complete message; returns how many bytes they take.
+fn messages(bytes: &[u8], each: &mut impl FnMut(&[u8]) -> Result<(), Status>) -> Result<usize, Status> {
+    let mut left = bytes;
+    while let Some((&[compressed, a, b, c, d], rest)) = left.split_first_chunk::<PREFIX_BYTES>() {
+        if compressed != UNCOMPRESSED {
+            return Err(Status::internal("the answer is no message"));
+        }
+        let Some(message) = rest.get(..u32::from_be_bytes([a, b, c, d]) as usize) else { break };
+        each(message)?;
+        left = &rest[message.len()..];
+    }
+    Ok(bytes.len() - left.len())
 }
 
 /// Lets the server send as much again.
@@ -242,6 +330,25 @@ mod tests {
                 break;
             }
         }
+    }
+
+    #[test]
+    fn messages_are_found_wherever_chunks_end() {
+        let sent = [&b"one"[..], b"", b"three"];
+        let prefix = |message: &[u8]| [UNCOMPRESSED, 0, 0, 0, u8::try_from(message.len()).unwrap()];
+        let framed = sent.map(|message| [prefix(message).as_slice(), message].concat());
+        let bytes = framed.concat();
+        for end in 0..=bytes.len() {
+            let mut found = Vec::new();
+            let mut each = |message: &[u8]| {
+                found.push(message.to_vec());
+                Ok(())
+            };
+            let taken = messages(&bytes[..end], &mut each).unwrap();
+            assert_eq!(messages(&bytes[taken..], &mut each).unwrap(), bytes.len() - taken);
+            assert_eq!(found, sent, "cut at {end}");
+        }
+        assert!(messages(&[1, 0, 0, 0, 0], &mut |_| Ok(())).is_err());
     }
 
     #[tokio::test]
