@@ -1,4 +1,7 @@
-//! One script with the crate etcd-client; prints what it gets. Run with the endpoint.
+//! What the crate etcd-client does with a server. Run with the endpoint: one script, which
+//! prints what it gets. With `put` and numbers behind it: a load, see `load`.
+
+mod load;
 
 use anyhow::{Context, Result};
 use etcd_client::{
@@ -162,6 +165,10 @@ async fn users(client: &mut Client, endpoint: &str) -> Result<()> {
 #[tokio::main]
 async fn main() -> Result<()> {
     let endpoint = std::env::args().nth(1).context("the endpoint is missing")?;
+    let more: Vec<String> = std::env::args().skip(2).collect();
+    if let Some(("put", numbers)) = more.split_first().map(|(name, rest)| (name.as_str(), rest)) {
+        return load::run(&endpoint, numbers).await;
+    }
     let mut client = Client::connect([&endpoint], None).await?;
     keys(&mut client).await?;
     watches(&mut client).await?;
