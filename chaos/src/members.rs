@@ -181,7 +181,7 @@ impl<'a> Members<'a> {
             if std::mem::take(&mut place.stopped)
                 && let Some(process) = &place.process
             {
-                process::go_on(process.id())?;
+                process::resume(process.id())?;
             }
             self.ended(member)?;
             if !self.runs(member) {

@@ -21,6 +21,8 @@ mod quota;
 mod raft;
 mod rpc;
 mod serve;
+#[cfg(test)]
+mod simulation;
 pub mod snapshot;
 pub mod telemetry;
 mod thread;

@@ -24,16 +24,6 @@ pub fn resume(pid: u32) -> Result<()> {
     signal(pid, Signal::SIGCONT)
 }
 
-/// Halts `pid` where it is, as a machine without time to give does.
-pub fn stop(pid: u32) -> Result<()> {
-    send(pid, Signal::SIGSTOP)
-}
-
-/// Lets a halted process go on.
-pub fn go_on(pid: u32) -> Result<()> {
-    send(pid, Signal::SIGCONT)
-}
-
 /// Whether a process of that pid exists.
 pub fn exists(pid: u32) -> bool {
     signal::kill(Pid::from_raw(pid.cast_signed()), None).is_ok()

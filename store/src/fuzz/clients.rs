@@ -13,6 +13,7 @@ use tower::ServiceExt;
 
 use super::{encoded, fuzz};
 use crate::node::Store;
+use crate::raft::simulated::seeded;
 use crate::{Config, rpc};
 
 /// How long an answer that does not end is read.
@@ -94,12 +95,12 @@ fn requests() -> Vec<(&'static str, Vec<Vec<u8>>)> {
 fn requests_of_clients() {
     let directory = tempfile::tempdir().expect("a directory");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (store, router) = runtime.block_on(async {
+    let (store, router) = runtime.block_on(seeded(1, async {
         let store = Store::start(Config::new("a", directory.path())).await.expect("it starts");
         store.leadership().wait_for(Option::is_some).await.expect("it leads");
         let router = rpc::router(&store, rpc::Observe::new());
         (store, router)
-    });
+    }));
     let put = PutRequest { key: "a".into(), value: "v".into(), ..Default::default() };
     runtime.block_on(store.put(put)).expect("it writes");
     for (path, corpus) in requests() {

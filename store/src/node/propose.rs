@@ -112,11 +112,14 @@ impl Proposer {
             since: self.applied.borrow().index,
         };
         let proposal = Proposal::new(&Command { request: Some(id), fence, actor, operation });
-        let room = self.raft.try_room(proposal.len()).ok_or(StoreError::TooManyRequests)?;
+        let deadline = Instant::now() + self.timeout;
+        let room = match tokio::time::timeout_at(deadline, self.raft.room(proposal.len())).await {
+            Ok(room) => room.ok_or(StoreError::Stopped)?,
+            Err(_) => return Err(StoreError::TooManyRequests),
+        };
         let mut outcome = self.waiters.register(&id);
         let _registration = Registration { waiters: &self.waiters, id };
         let began = self.leaders.borrow().term;
-        let deadline = Instant::now() + self.timeout;
         let attempt = tokio::time::timeout_at(deadline, self.attempt(&proposal, &room, deadline, &mut outcome));
         let result = self.cancel.run_until_cancelled(attempt).await;
         match result.unwrap_or(Ok(Err(StoreError::Stopped))) {

@@ -50,7 +50,8 @@ pub(crate) fn founded(members: &BTreeMap<u64, (String, String)>) -> Founded {
 /// Applies the entries that `wal` knows to be committed and `machine` lacks; returns how many.
 ///
 /// # Errors
-/// When an entry cannot be read or applied.
+/// When an entry cannot be read or applied, or the log does not reach back to what `machine`
+/// holds.
 pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result<u64> {
     let (Some(committed), Some(last)) = (wal.committed(), wal.state().last) else { return Ok(0) };
     let committed = committed.index.min(last.index);
@@ -62,10 +63,19 @@ pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result
 /// # Errors
 /// When an entry is not there, or cannot be read or applied.
 pub(super) fn replay_upto(wal: &Wal, machine: &mut apply::StateMachine, upto: u64) -> io::Result<u64> {
-    let mut next = machine.applied().map_or(0, |id| id.index + 1);
+    let applied = machine.applied().map_or(0, |id| id.index);
+    let purged = wal.state().purged.map_or(0, |id| id.index);
+    if applied < purged {
+        let message = format!(
+            "the state machine ends at entry {applied} and the log begins after entry {purged}: its database is not \
+             the one that was there. Remove this member's data directory and let it join again, to be re-seeded from \
+             its peers"
+        );
+        return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+    }
     // The first entry of a log has the index 0 or 1.
-    next = next.max(wal.state().purged.map_or(0, |id| id.index + 1));
-    let first = next;
+    let first = machine.applied().map_or(0, |id| id.index + 1);
+    let mut next = first;
     while next <= upto {
         let piece = wal.read(next..upto + 1, REPLAY_BYTES)?;
         let Some(last) = piece.last() else {

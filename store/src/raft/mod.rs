@@ -10,6 +10,8 @@ pub(crate) mod fuzzing;
 mod log_store;
 mod network;
 mod reign;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod snapshot;
 mod state_machine;
 mod types;
@@ -25,6 +27,7 @@ use futures::{Stream, StreamExt};
 use openraft::alias::{LogIdOf, WatchReceiverOf};
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::{ChangeMembershipError, ClientWriteError, LinearizableReadError, RaftError};
+use openraft::network::{NetSnapshot, RaftNetworkFactory};
 use openraft::raft::{Precondition, TransferLeaderError, TransferLeaderRequest, VoteRequest};
 use openraft::{ChangeMembers, EntryPayload, Instant, Membership, RaftMetrics, ReadPolicy, SnapshotPolicy};
 use quorate_proto::raft as wire;
@@ -183,7 +186,18 @@ impl Raft {
         machine: StateMachine,
         room_bytes: usize,
     ) -> io::Result<Self> {
-        let config = config(timing).validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
+        Self::start_as(id, config(timing), network, wal, machine, room_bytes).await
+    }
+
+    async fn start_as(
+        id: u64,
+        config: openraft::Config,
+        network: impl RaftNetworkFactory<Types, Network: NetSnapshot<Types, SnapshotData = snapshot::Directory>>,
+        wal: Wal,
+        machine: StateMachine,
+        room_bytes: usize,
+    ) -> io::Result<Self> {
+        let config = config.validate().map_err(|error| io::Error::new(io::ErrorKind::InvalidInput, error))?;
         let log = log_store::LogStore::new(wal);
         let core = openraft::Raft::new(id, Arc::new(config), network, log, machine).await.map_err(io::Error::other)?;
         let room_bytes = u32::try_from(room_bytes).unwrap_or(u32::MAX);
@@ -240,12 +254,7 @@ impl Raft {
         self.core.metrics().borrow_watched().cluster_committed.map_or(0, |id| id.index)
     }
 
-    /// Room for proposals of so many bytes; none while too many are under way.
-    pub(crate) fn try_room(&self, bytes: usize) -> Option<Room> {
-        Arc::clone(&self.room).try_acquire_many_owned(self.permits(bytes)).ok().map(Arc::new)
-    }
-
-    /// Waits for room for proposals of so many bytes; none when the store is closing.
+    /// Waits for room for proposals of so many bytes; none when the store is closing. Cancel-safe.
     pub(crate) async fn room(&self, bytes: usize) -> Option<Room> {
         Arc::clone(&self.room).acquire_many_owned(self.permits(bytes)).await.ok().map(Arc::new)
     }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures::future::FusedFuture;
 use futures::{FutureExt, Stream, StreamExt, stream};
 use openraft::OptionalSend;
-use openraft::alias::{SnapshotOf, VoteOf};
+use openraft::alias::{LogIdOf, SnapshotOf, VoteOf};
 use openraft::base::{BoxFuture, BoxStream};
 use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{Backoff, RPCOption, RaftNetworkFactory, RaftNetworkV2};
@@ -28,7 +28,7 @@ use crate::telemetry::PeerMetrics;
 
 /// The shortest time an RPC gets: the library asks for one heartbeat interval,
 /// which a busy machine with two cores does not always keep.
-const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+pub(super) const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// Messages of a snapshot read ahead of the network.
 const SNAPSHOT_QUEUE: usize = 4;
@@ -44,7 +44,7 @@ const OFFER_TIMEOUT: Duration = Duration::from_secs(400);
 const RETRY_FIRST: Duration = Duration::from_millis(10);
 const RETRY_LIMIT: Duration = Duration::from_millis(200);
 
-type RpcError = RPCError<Types>;
+pub(super) type RpcError = RPCError<Types>;
 
 /// Opens connections to peers as the library asks for them.
 pub(crate) struct Factory {
@@ -139,12 +139,16 @@ impl Connection {
             within(&self.peers, limit, client.vote(message)).await?
         }
         .into_inner();
-        Ok(VoteResponse {
-            vote: types::required_vote(answer.vote).map_err(garbled)?,
-            vote_granted: answer.granted,
-            last_log_id: answer.last_log_id.map(types::log_id_from_wire),
-        })
+        voted(answer)
     }
+}
+
+pub(super) fn voted(answer: wire::VoteResponse) -> Result<VoteResponse<Types>, RpcError> {
+    Ok(VoteResponse {
+        vote: types::required_vote(answer.vote).map_err(garbled)?,
+        vote_granted: answer.granted,
+        last_log_id: answer.last_log_id.map(types::log_id_from_wire),
+    })
 }
 
 /// The library takes for granted that a log only grows within a reign, and stops if it
@@ -168,6 +172,16 @@ fn checked(
     Ok(result)
 }
 
+/// What is said of entries one by one, said of all of them, which end at `wanted`.
+pub(super) fn whole(result: StreamAppendResult<Types>, wanted: Option<LogIdOf<Types>>) -> AppendEntriesResponse<Types> {
+    match result {
+        Ok(last) if last == wanted => AppendEntriesResponse::Success,
+        Ok(last) => AppendEntriesResponse::PartialSuccess(last),
+        Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
+        Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
+    }
+}
+
 async fn within<T>(
     peers: &Peers,
     limit: Duration,
@@ -187,7 +201,7 @@ fn unreachable_peer(status: &Status) -> RpcError {
     RPCError::Unreachable(Unreachable::from_string(format!("{:?}: {}", status.code(), status.message())))
 }
 
-fn garbled(error: types::DecodeError) -> RpcError {
+pub(super) fn garbled(error: types::DecodeError) -> RpcError {
     RPCError::Network(NetworkError::new(&error))
 }
 
@@ -200,12 +214,7 @@ impl RaftNetworkV2<Types> for Connection {
         option: RPCOption,
     ) -> Result<AppendEntriesResponse<Types>, RpcError> {
         let wanted = request.entries.last().map(|entry| entry.log_id).or(request.prev_log_id);
-        Ok(match self.heartbeat(request, option.hard_ttl()).await? {
-            Ok(last) if last == wanted => AppendEntriesResponse::Success,
-            Ok(last) => AppendEntriesResponse::PartialSuccess(last),
-            Err(StreamAppendError::Conflict(_)) => AppendEntriesResponse::Conflict,
-            Err(StreamAppendError::HigherVote(vote)) => AppendEntriesResponse::HigherVote(vote),
-        })
+        Ok(whole(self.heartbeat(request, option.hard_ttl()).await?, wanted))
     }
 
     fn stream_append<'s, S>(
@@ -338,20 +347,31 @@ impl RaftNetworkV2<Types> for Connection {
             last_log_id: request.last_log_id().map(types::log_id_to_wire),
         };
         let answer = within(&self.peers, option.hard_ttl(), client.transfer_leader(message)).await?.into_inner();
-        Ok(match (answer.actual_vote, answer.log_not_flushed) {
-            (Some(actual), _) => Err(TransferLeaderError::VoteChanged {
-                expected: *request.from_leader(),
-                actual: types::vote_from_wire(actual),
-            }),
-            (None, true) => Err(TransferLeaderError::LogNotFlushed {
-                expected: request.last_log_id().copied(),
-                actual: answer.actual_log_id.map(types::log_id_from_wire),
-            }),
-            (None, false) => Ok(()),
-        })
+        Ok(transferred(&request, answer))
     }
 
     fn backoff(&self) -> Option<Backoff> {
-        Some(Backoff::new(std::iter::successors(Some(RETRY_FIRST), |wait| Some((*wait * 2).min(RETRY_LIMIT)))))
+        Some(backoff())
     }
+}
+
+pub(super) fn transferred(
+    request: &TransferLeaderRequest<Types>,
+    answer: wire::TransferLeaderResponse,
+) -> TransferLeaderResponse<Types> {
+    match (answer.actual_vote, answer.log_not_flushed) {
+        (Some(actual), _) => Err(TransferLeaderError::VoteChanged {
+            expected: *request.from_leader(),
+            actual: types::vote_from_wire(actual),
+        }),
+        (None, true) => Err(TransferLeaderError::LogNotFlushed {
+            expected: request.last_log_id().copied(),
+            actual: answer.actual_log_id.map(types::log_id_from_wire),
+        }),
+        (None, false) => Ok(()),
+    }
+}
+
+pub(super) fn backoff() -> Backoff {
+    Backoff::new(std::iter::successors(Some(RETRY_FIRST), |wait| Some((*wait * 2).min(RETRY_LIMIT))))
 }

@@ -23,6 +23,13 @@ use crate::apply::{self, Payload};
 use crate::command::Command;
 use crate::wal::{EntryId, LogEntry};
 
+#[cfg(not(test))]
+type Runtime = impls::TokioRuntime;
+
+/// Draws what it draws from the seed of the task: see [`super::simulated::seeded`].
+#[cfg(test)]
+pub(super) type Runtime = openraft_rt::deterministic_rng::DeterministicRng<impls::TokioRuntime>;
+
 /// The configuration of the Raft library.
 #[derive(Debug, Clone, Copy, Default, Eq, PartialEq, Ord, PartialOrd)]
 pub(crate) struct Types {}
@@ -45,7 +52,7 @@ impl RaftTypeConfig for Types {
         = impls::InlineBatch<T>
     where
         T: Send + 'static;
-    type AsyncRuntime = impls::TokioRuntime;
+    type AsyncRuntime = Runtime;
     type ErrorSource = impls::BoxedErrorSource;
 }
 

@@ -14,6 +14,8 @@ mod reader;
 mod record;
 mod segment;
 mod state;
+#[cfg(test)]
+mod stepped;
 mod sync_times;
 #[cfg(test)]
 mod tests;
@@ -30,6 +32,8 @@ use bytes::Bytes;
 use tokio::sync::{oneshot, watch};
 
 use crate::fs::Disk;
+#[cfg(test)]
+pub(crate) use stepped::Steps;
 use writer::Shared;
 
 /// Names an entry for ever: no two entries share one.

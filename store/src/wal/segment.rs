@@ -94,6 +94,8 @@ pub(super) fn failed<'a>(action: &'static str, path: &'a Path) -> impl Fn(std::i
 enum Job {
     Make(u64),
     Retire(u64),
+    #[cfg(test)]
+    Answer(Sender<()>),
 }
 
 /// A segment ready for use.
@@ -123,6 +125,15 @@ impl Preparer {
         let _ = self.jobs.send(Job::Retire(number));
     }
 
+    /// Waits until everything asked for so far is done.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        let (answer, answered) = channel();
+        // A thread that has ended does nothing any more.
+        let _ = self.jobs.send(Job::Answer(answer));
+        let _ = answered.recv();
+    }
+
     /// Waits for the segment that was requested.
     pub(super) fn take(&self) -> Made {
         self.made.recv().unwrap_or(Err(WalError::Closed))
@@ -143,6 +154,8 @@ fn prepare(directory: &Directory, log_id: u64, todo: &Receiver<Job>, results: &S
                     return;
                 }
             }
+            #[cfg(test)]
+            Job::Answer(answer) => drop(answer.send(())),
             Job::Retire(_) if failing => {}
             Job::Retire(number) => {
                 // The oldest name goes first: removals leave no gap in the middle.

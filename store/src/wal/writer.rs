@@ -53,6 +53,32 @@ struct Queue {
     poisoned: Option<String>,
 }
 
+/// What goes to the disk at once, and who is told.
+pub(super) type Batch = (Vec<Operation>, Vec<Done>);
+
+impl Queue {
+    /// Whether something waits that does not wait for company.
+    fn is_due(&self) -> bool {
+        !self.items.iter().all(Item::is_patient)
+    }
+
+    /// As much as makes one batch.
+    fn take(&mut self) -> Option<Batch> {
+        let (mut operations, mut dones) = (Vec::new(), Vec::new());
+        let mut bytes = 0;
+        while let Some(item) = self.items.front() {
+            bytes += item.operation.as_ref().map_or(0, record::operation_len);
+            if bytes > MAX_BATCH_BYTES && !(operations.is_empty() && dones.is_empty()) {
+                break;
+            }
+            let Some(Item { operation, done }) = self.items.pop_front() else { break };
+            operations.extend(operation);
+            dones.extend(done);
+        }
+        (!operations.is_empty() || !dones.is_empty()).then_some((operations, dones))
+    }
+}
+
 /// The log in memory and what waits for the disk. One lock: their orders must agree.
 struct Inner {
     log: Log,
@@ -91,6 +117,15 @@ pub(super) fn start(
     config: Config,
     disk: Arc<dyn Disk>,
 ) -> Result<(Arc<Shared>, Recovered, Vec<JoinHandle<()>>), WalError> {
+    let path = config.directory.clone();
+    let (writer, recovered, preparing) = open(config, disk)?;
+    let shared = Arc::clone(&writer.shared);
+    let writing = thread::spawn("wal-writer", move || writer.run()).map_err(failed("start a thread for", &path))?;
+    Ok((shared, recovered, vec![writing, preparing]))
+}
+
+/// Opens or begins the log, for whoever runs the writer.
+pub(super) fn open(config: Config, disk: Arc<dyn Disk>) -> Result<(Writer, Recovered, JoinHandle<()>), WalError> {
     let directory = Directory {
         disk,
         path: config.directory,
@@ -115,8 +150,8 @@ pub(super) fn start(
         truncated_tail: replayed.truncated_tail,
         log_id: replayed.log_id,
     };
-    let spawn_failed = failed("start a thread for", &directory.path);
-    let (preparer, preparing) = Preparer::start(directory.clone(), replayed.log_id).map_err(&spawn_failed)?;
+    let started = Preparer::start(directory.clone(), replayed.log_id);
+    let (preparer, preparing) = started.map_err(failed("start a thread for", &directory.path))?;
     let Replayed { log, log_id, segments, spare, end, sequence, previous, .. } = replayed;
     let Some(active) = segments.get(&end.segment).map(|segment| segment.file.clone()) else {
         return Err(WalError::Closed);
@@ -136,10 +171,8 @@ pub(super) fn start(
         write_began: AtomicU64::new(0),
         syncs: Mutex::default(),
     });
-    let writer =
-        Writer { shared: shared.clone(), preparer, active, end, sequence, previous, hard, spare, buffer: Vec::new() };
-    let writing = thread::spawn("wal-writer", move || writer.run()).map_err(&spawn_failed)?;
-    Ok((shared, recovered, vec![writing, preparing]))
+    let writer = Writer { shared, preparer, active, end, sequence, previous, hard, spare, buffer: Vec::new() };
+    Ok((writer, recovered, preparing))
 }
 
 fn begin(directory: &Directory, ring_size_bytes: usize) -> Result<Replayed, WalError> {
@@ -371,8 +404,8 @@ impl MaxByIndex for Option<EntryId> {
     }
 }
 
-struct Writer {
-    shared: Arc<Shared>,
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
     preparer: Preparer,
     active: Arc<dyn File>,
     end: Location,
@@ -385,43 +418,56 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
-        while let Some(batch) = self.next_batch() {
-            let (operations, dones): (Vec<_>, Vec<_>) =
-                batch.into_iter().map(|item| (item.operation, item.done)).unzip();
-            let operations: Vec<Operation> = operations.into_iter().flatten().collect();
-            let result = if operations.is_empty() { Ok(()) } else { self.write(&operations) };
-            match result {
-                Ok(()) => dones.into_iter().flatten().for_each(|done| done(Ok(()))),
-                Err(error) => {
-                    self.poison(&error, dones.into_iter().flatten());
-                    return;
-                }
+        while let Some((operations, dones)) = self.next_batch() {
+            if !self.finish(&operations, dones) {
+                return;
             }
         }
+    }
+
+    /// Makes `operations` durable and tells who waits; whether the log goes on.
+    pub(super) fn finish(&mut self, operations: &[Operation], dones: Vec<Done>) -> bool {
+        match self.write(operations) {
+            Ok(()) => {
+                dones.into_iter().for_each(|done| done(Ok(())));
+                true
+            }
+            Err(error) => {
+                self.poison(&error, dones.into_iter());
+                false
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_due(&self) -> bool {
+        locked(&self.shared.inner).queue.is_due()
+    }
+
+    #[cfg(test)]
+    pub(super) fn take(&self) -> Option<Batch> {
+        locked(&self.shared.inner).queue.take()
+    }
+
+    /// What other threads do for the log is done when this returns.
+    #[cfg(test)]
+    pub(super) fn settle(&self) {
+        self.preparer.settle();
     }
 
     /// Waits for work and takes as much as makes one batch; `None` once closed and empty.
-    fn next_batch(&self) -> Option<Vec<Item>> {
+    fn next_batch(&self) -> Option<Batch> {
         let mut inner = locked(&self.shared.inner);
-        while inner.queue.items.iter().all(Item::is_patient) && !inner.queue.closed {
+        while !inner.queue.is_due() && !inner.queue.closed {
             inner = self.shared.arrived.wait(inner).unwrap_or_else(PoisonError::into_inner);
         }
-        if inner.queue.items.is_empty() {
-            return None;
-        }
-        let mut batch = Vec::new();
-        let mut bytes = 0;
-        while let Some(item) = inner.queue.items.front() {
-            bytes += item.operation.as_ref().map_or(0, record::operation_len);
-            if bytes > MAX_BATCH_BYTES && !batch.is_empty() {
-                break;
-            }
-            batch.extend(inner.queue.items.pop_front());
-        }
-        Some(batch)
+        inner.queue.take()
     }
 
     fn write(&mut self, operations: &[Operation]) -> Result<(), WalError> {
+        if operations.is_empty() {
+            return Ok(());
+        }
         let began = (self.shared.born.elapsed().as_micros() as u64).max(1);
         self.shared.write_began.store(began, Ordering::Relaxed);
         let written = self.write_record(operations);
@@ -452,8 +498,33 @@ impl Writer {
         Ok(())
     }
 
+    #[cfg(test)]
+    pub(super) fn write_unsynced(&mut self, operations: &[Operation]) {
+        // The power is gone before anybody could hear of an error.
+        let _ = self.put_record(operations);
+    }
+
     /// Writes one durable record; returns where it lies.
     fn write_record(&mut self, operations: &[Operation]) -> Result<Location, WalError> {
+        let (location, crc, end) = self.put_record(operations)?;
+        let path = self.shared.directory.segment_path(location.segment);
+        let syncing = Instant::now();
+        self.active.sync_data().map_err(failed("sync", &path))?;
+        let took = syncing.elapsed();
+        locked(&self.shared.syncs).record(self.shared.born.elapsed(), took);
+        metrics::histogram!("etcd_disk_wal_fsync_duration_seconds").record(took.as_secs_f64());
+        self.sequence += 1;
+        self.previous = crc;
+        self.end.offset = end;
+        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
+            self.buffer.clear();
+            self.buffer.shrink_to(KEPT_BUFFER_BYTES);
+        }
+        Ok(location)
+    }
+
+    /// Writes one record; returns where it lies, its checksum, and where it ends.
+    fn put_record(&mut self, operations: &[Operation]) -> Result<(Location, u32, u64), WalError> {
         let len = record::HEADER_LEN
             + record::operation_len(&self.hard.state())
             + operations.iter().map(record::operation_len).sum::<usize>();
@@ -479,19 +550,7 @@ impl Writer {
         let zeros = end.next_multiple_of(PAGE_BYTES).min(size.max(end)) - end;
         self.buffer.resize(self.buffer.len() + zeros as usize, 0);
         self.active.write_all_at(&self.buffer, offset).map_err(failed("write", &path))?;
-        let syncing = Instant::now();
-        self.active.sync_data().map_err(failed("sync", &path))?;
-        let took = syncing.elapsed();
-        locked(&self.shared.syncs).record(self.shared.born.elapsed(), took);
-        metrics::histogram!("etcd_disk_wal_fsync_duration_seconds").record(took.as_secs_f64());
-        self.sequence += 1;
-        self.previous = crc;
-        self.end.offset = end;
-        if self.buffer.capacity() > KEPT_BUFFER_BYTES {
-            self.buffer.clear();
-            self.buffer.shrink_to(KEPT_BUFFER_BYTES);
-        }
-        Ok(Location { segment, offset })
+        Ok((Location { segment, offset }, crc, end))
     }
 
     fn rotate(&mut self) -> Result<(), WalError> {
