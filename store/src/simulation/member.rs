@@ -39,6 +39,9 @@ const CACHE_BYTES: usize = 1 << 20;
 /// How long the disk needs for a sync, in microseconds.
 const SYNC_MICROS: std::ops::Range<u64> = 100..1_500;
 
+/// While consensus ends, how often it is looked whether it waits for the disk.
+const LOOK: Duration = Duration::from_millis(1);
+
 /// How often the files of a database are copied while it may be at work on them.
 const COPIES: usize = 10;
 
@@ -139,19 +142,24 @@ impl Member {
         let disk = self.disk.crash(seed);
         let copied = (0..COPIES).find(|_| copy(&self.folder.join("db"), &into.join("db")).is_ok());
         copied.ok_or("the files of a database do not hold still")?;
-        // Whatever waits for the disk hears that there is none any more.
-        drop(steps);
-        self.wal.close();
-        self.raft.shutdown().await;
+        stop(&self.raft, steps).await;
         Ok(Remains { disk, folder: into })
     }
 
     pub(super) async fn end(self) {
         self.dead.cancel();
-        // The cluster's time is over.
-        let _ = self.writing.await;
-        self.wal.close();
-        self.raft.shutdown().await;
+        if let Ok(steps) = self.writing.await {
+            stop(&self.raft, steps).await;
+        }
+    }
+}
+
+/// Ends consensus of a life that is over: nobody hears of it, and its disk is another one.
+async fn stop(raft: &Raft, mut steps: Steps) {
+    let mut ending = std::pin::pin!(raft.shutdown());
+    while tokio::time::timeout(LOOK, &mut ending).await.is_err() {
+        // It may wait for what it has given to the disk.
+        steps.step();
     }
 }
 

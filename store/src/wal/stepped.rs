@@ -38,10 +38,11 @@ impl Steps {
         }
     }
 
-    /// Writes a batch that never becomes durable as far as anybody knows: the power goes.
+    /// Hands a batch to the disk that is not made durable: the power goes.
     pub(crate) fn tear(&mut self) {
-        if let Some((operations, _)) = self.writer.take() {
+        if let Some((operations, dones)) = self.writer.take() {
             self.writer.write_unsynced(&operations);
+            dones.into_iter().for_each(|done| done(Ok(())));
         }
     }
 
