@@ -1,11 +1,14 @@
 //! K4 and K5: reads of a member's own state show what was there at their revision, and no
 //! client sees a member go back.
+//!
+//! A member that was started again may show its own state before it knows how much of its log
+//! is committed, as etcd does: that is older than what it showed, until it hears a leader.
 
 use rustc_hash::FxHashMap;
 
 use super::log::Log;
 use super::{Broken, Findings};
-use crate::history::{Answer, Client, History, Member, Operation, Read, Request, Revision};
+use crate::history::{Answer, Client, History, Member, Operation, Outcome, Read, Request, Revision};
 
 /// Looks at every answer that shows a key at a known revision.
 pub fn check(history: &History, log: &Log<'_>) -> Vec<Broken> {
@@ -15,7 +18,7 @@ pub fn check(history: &History, log: &Log<'_>) -> Vec<Broken> {
         let Some(reply) = operation.reply() else { continue };
         let Some(revision) = reply.revision else { continue };
         let known = newest.entry((operation.client, operation.member)).or_insert((revision, operation));
-        if revision < known.0 {
+        if revision < known.0 && !(reads_own_state(operation) && disturbed(history, known.1, operation)) {
             let earlier = known.1;
             findings.add("K5", || format!("a member went back\n  {earlier}\n  {operation}"));
         } else {
@@ -36,6 +39,16 @@ pub fn check(history: &History, log: &Log<'_>) -> Vec<Broken> {
         }
     }
     findings.0
+}
+
+fn reads_own_state(operation: &Operation) -> bool {
+    matches!(operation.request, Request::Get { read: Read::Serializable | Read::At(_), .. })
+}
+
+/// Whether there was a fault between two operations, which may have ended the member.
+fn disturbed(history: &History, earlier: &Operation, later: &Operation) -> bool {
+    let Outcome::Ok { at_nanos, .. } = later.outcome else { return false };
+    history.faults.iter().any(|fault| earlier.invoked_nanos < fault.until_nanos && fault.from_nanos < at_nanos)
 }
 
 #[cfg(test)]
