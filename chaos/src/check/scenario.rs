@@ -479,11 +479,10 @@ impl Run {
             events.swap(place, place + 1);
         }
         let alone = events.iter().filter(|event| event.kv.mod_revision == from).count() == 1;
-        if begins && !first && alone && events.first().is_some_and(|event| event.kv.mod_revision == from) {
-            if self.strikes(Bug::SkippedAtStart, 0.8) {
-                events.remove(0);
-                return;
-            }
+        let first_is_first = events.first().is_some_and(|event| event.kv.mod_revision == from);
+        if begins && !first && alone && first_is_first && self.strikes(Bug::SkippedAtStart, 0.8) {
+            events.remove(0);
+            return;
         }
         // In the middle, where it is the only one of its revision.
         let lonely = (1..events.len().saturating_sub(1)).find(|place| {

@@ -13,7 +13,18 @@ use crate::history::{
 };
 
 const CLIENTS: usize = 5;
-const KEYS: usize = 3;
+
+/// How many keys there are, and which part of the requests gets no answer.
+struct Shape {
+    keys: usize,
+    lost: f64,
+}
+
+/// Few keys and many lost answers: what is hard to order.
+const SHORT: Shape = Shape { keys: 3, lost: 0.1 };
+
+/// As runs on real clusters have them: 2 in 1,000 under every fault.
+const LONG: Shape = Shape { keys: 12, lost: 0.003 };
 
 /// What the store does wrong, now and then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,15 +123,15 @@ enum Stage {
 pub(super) fn history(seed: u64, bug: Option<Bug>) -> (History, usize) {
     let mut random = StdRng::seed_from_u64(seed);
     let steps = random.random_range(60..200);
-    simulate(random, steps, bug)
+    simulate(random, steps, &SHORT, bug)
 }
 
 /// A history of about so many operations.
 pub(super) fn long_history(seed: u64, operations: usize, bug: Option<Bug>) -> (History, usize) {
-    simulate(StdRng::seed_from_u64(seed), operations * 3, bug)
+    simulate(StdRng::seed_from_u64(seed), operations * 3, &LONG, bug)
 }
 
-fn simulate(mut random: StdRng, steps: usize, bug: Option<Bug>) -> (History, usize) {
+fn simulate(mut random: StdRng, steps: usize, shape: &Shape, bug: Option<Bug>) -> (History, usize) {
     let mut stores = vec![Store { revision: 1, keys: BTreeMap::new() }];
     let mut operations: Vec<Operation> = Vec::new();
     let mut clients: Vec<Stage> = (0..CLIENTS).map(|_| Stage::Idle).collect();
@@ -144,7 +155,7 @@ fn simulate(mut random: StdRng, steps: usize, bug: Option<Bug>) -> (History, usi
         clients[client] = match std::mem::replace(&mut clients[client], Stage::Idle) {
             Stage::Idle => {
                 let id = OperationId(operations.len() as u64);
-                let request = request(&mut random, &stores[stores.len() - 1], id);
+                let request = request(&mut random, &stores[stores.len() - 1], shape, id);
                 let (client, member) = (Client(client as u32), Member(client as u16 % 3));
                 let outcome = Outcome::Unknown { error: None };
                 operations.push(Operation { id, client, member, request, invoked_nanos: now, outcome });
@@ -155,7 +166,7 @@ fn simulate(mut random: StdRng, steps: usize, bug: Option<Bug>) -> (History, usi
                 let wrong = bug.is_some() && random.random_bool(0.3);
                 let (last, mut store) = (stores.len() - 1, stores[stores.len() - 1].clone());
                 match (bug, &request) {
-                    _ if random.random_bool(0.1) => {
+                    _ if random.random_bool(shape.lost) => {
                         if random.random_bool(0.5) {
                             limbo.push(request);
                         }
@@ -201,9 +212,9 @@ fn simulate(mut random: StdRng, steps: usize, bug: Option<Bug>) -> (History, usi
 }
 
 /// What a client asks next. Values are unique; what is expected may be true or not.
-fn request(random: &mut StdRng, store: &Store, id: OperationId) -> Request {
+fn request(random: &mut StdRng, store: &Store, shape: &Shape, id: OperationId) -> Request {
     let name = |number: usize| format!("k{number}");
-    let key = name(random.random_range(0..KEYS));
+    let key = name(random.random_range(0..shape.keys));
     let value = format!("v{}", id.0);
     match random.random_range(0..10) {
         0..4 => Request::Get { key, read: Read::Linearizable },

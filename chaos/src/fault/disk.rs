@@ -156,9 +156,9 @@ impl Disk {
         for (kind, path, to, saved) in &lost {
             let saved = Some(self.undo().join(saved)).filter(|_| !saved.is_empty());
             // A name may be gone by what was lost before it.
-            let _ = match kind {
-                &"C" => fs::remove_file(path),
-                &"R" => fs::rename(to, path).and_then(|()| saved.map_or(Ok(()), |saved| fs::rename(saved, to))),
+            let _ = match *kind {
+                "C" => fs::remove_file(path),
+                "R" => fs::rename(to, path).and_then(|()| saved.map_or(Ok(()), |saved| fs::rename(saved, to))),
                 _ => saved.map_or(Ok(()), |saved| fs::rename(saved, path)),
             };
         }

@@ -120,7 +120,7 @@ impl Run {
     pub async fn keys(&self, client: Client, seed: u64) {
         let mut random = StdRng::seed_from_u64(seed);
         let mut member = random.random_range(0..self.channels.len());
-        let mut known = vec![Revision(0); KEYS];
+        let mut known = [Revision(0); KEYS];
         for count in 0_u64.. {
             if self.ends() {
                 return;
@@ -320,7 +320,7 @@ impl Run {
                     if silent_since.elapsed() > SILENCE || !ends && began.elapsed() > stay {
                         return Ok(());
                     }
-                    if ends || id.0 % 2 == 0 {
+                    if ends || id.0.is_multiple_of(2) {
                         let progress = watch_request::RequestUnion::ProgressRequest(proto::WatchProgressRequest {});
                         requests.try_send(proto::WatchRequest { request_union: Some(progress) })?;
                     }
