@@ -81,6 +81,8 @@ fn main() -> ExitCode {
     let default = match &cli.command {
         Command::Store(arguments) => format!("{},openraft=error", arguments.log().level),
         Command::Master(_) | Command::Node(_) => "info,openraft=error".to_owned(),
+        // Whom drills kill, clients complain about: drills tell of it themselves.
+        Command::Drill(_) => "warn,openraft=off,kube_client=off".to_owned(),
         _ => "warn,openraft=off".to_owned(),
     };
     let filter = tracing_subscriber::EnvFilter::try_from_env("QUORATE_LOG")

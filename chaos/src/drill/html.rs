@@ -8,8 +8,8 @@ use super::sample::{Outcome, Probe, Role, Sample};
 
 /// A timeline's size and margins, in its own units.
 const WIDTH: f64 = 1180.0;
-const LEFT: f64 = 130.0;
-const RIGHT: f64 = 20.0;
+const LEFT: f64 = 190.0;
+const RIGHT: f64 = 34.0;
 const TOP: f64 = 44.0;
 const BOTTOM: f64 = 30.0;
 

@@ -407,14 +407,11 @@ impl Seen {
         ["pod-", "deployment-"].iter().all(|kind| self.done.keys().any(|name| name.starts_with(kind)))
     }
 
-    /// How many of those that were asked for have come to nothing yet.
-    pub(super) fn open(&self) -> usize {
-        self.asked.keys().filter(|name| !self.done.contains_key(*name)).count()
-    }
-
-    /// Whether every watcher was told of every ConfigMap that was acknowledged.
-    pub(super) fn all_told(&self) -> bool {
-        self.told.values().all(|told| told.len() >= self.acknowledged.len())
+    /// Whether something came of all that was asked for, and every watcher was told of every
+    /// ConfigMap that was acknowledged.
+    pub(super) fn is_settled(&self) -> bool {
+        self.asked.keys().all(|name| self.done.contains_key(name))
+            && self.told.values().all(|told| told.len() >= self.acknowledged.len())
     }
 }
 
@@ -454,7 +451,7 @@ async fn watch(lab: &Lab, home: usize, watched: Watched) {
     }
     loop {
         let (via, api) = &apis.masters[hop % apis.masters.len()];
-        let opened = if version == 0 { list_version(api, &path, &mut version).await } else { Ok(()) };
+        let opened = if version == 0 { list(lab, watcher, watched, api, &path, &mut version).await } else { Ok(()) };
         let lines = match opened {
             Ok(()) => api.watch(&path, version, PATIENCE).await,
             Err(refusal) => Err(refusal),
@@ -484,10 +481,26 @@ async fn watch(lab: &Lab, home: usize, watched: Watched) {
     }
 }
 
-/// From where a first watch begins: what is there already is the run's own.
-async fn list_version(api: &Api, path: &str, version: &mut u64) -> Result<(), Refusal> {
+/// What is there before a watch, and the version from which the watch goes on.
+async fn list(
+    lab: &Lab,
+    watcher: &str,
+    watched: Watched,
+    api: &Api,
+    path: &str,
+    version: &mut u64,
+) -> Result<(), Refusal> {
     let list = api.get(path, PATIENCE).await?;
-    *version = list["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    let of = |object: &Value| object["metadata"]["resourceVersion"].as_str()?.parse::<u64>().ok();
+    *version = of(&list).unwrap_or(0);
+    if watched == Watched::ConfigMaps {
+        let items = list["items"].as_array().into_iter().flatten();
+        let named = items.filter_map(|item| Some((item["metadata"]["name"].as_str()?.to_owned(), of(item)?)));
+        let mut found: Vec<(String, u64)> = named.filter(|(name, _)| name.starts_with("object-")).collect();
+        found.sort_by_key(|(_, version)| *version);
+        // A list that follows one that was too old begins anew: it is counted as such.
+        lab.lock().told.insert(watcher.to_owned(), found);
+    }
     Ok(())
 }
 

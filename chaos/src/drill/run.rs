@@ -383,12 +383,7 @@ async fn answers(lab: &Lab, victim: &str) -> bool {
 /// Waits for what was asked for, then ends the watches.
 async fn finish(lab: &Arc<Lab>, patiently: bool) -> Result<()> {
     let deadline = time::Instant::now() + FINISH_PATIENCE;
-    while patiently && time::Instant::now() < deadline {
-        let seen = lab.lock();
-        if seen.open() == 0 && seen.all_told() {
-            break;
-        }
-        drop(seen);
+    while patiently && time::Instant::now() < deadline && !lab.lock().is_settled() {
         time::sleep(LOOK).await;
     }
     lab.watching.cancel();
