@@ -40,7 +40,7 @@ impl Steps {
 
     /// Hands a batch to the disk that is not made durable: the power goes.
     pub(crate) fn tear(&mut self) {
-        if let Some((operations, dones)) = self.writer.take() {
+        if let Some((operations, dones)) = self.owed.take().or_else(|| self.writer.take()) {
             self.writer.write_unsynced(&operations);
             dones.into_iter().for_each(|done| done(Ok(())));
         }
