@@ -151,7 +151,7 @@ mod tests {
         let mut missed: Vec<Planted> = Vec::new();
         for (planted, named) in [
             (Planted::AcknowledgedBeforeSync, ["lost", "two leaders", "differ", "stopped"].as_slice()),
-            (Planted::LeaderRestore, &["lost", "two leaders", "differ", "stopped"]),
+            (Planted::LeaderRestore, &["stale", "lost", "two leaders", "differ", "stopped"]),
             (Planted::ReadsOfAnyLeader, &["stale"]),
             (Planted::NoRequestIds, &["twice"]),
         ] {
