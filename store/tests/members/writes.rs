@@ -309,9 +309,11 @@ async fn what_waits_for_a_stalled_disk_is_bounded() {
             }
         }
     }
-    assert!(refused > 0 && unknown > 100, "{refused} refused, {unknown} unknown");
-    assert!(unknown * VALUE <= 256 * MIB, "{unknown} are in memory");
+    // Before anything can fail: a log that waits for its disk does not end.
     gate.close(false);
+    // A quarter of what the default limit shares out.
+    assert!(refused > 0 && unknown > 10, "{refused} refused, {unknown} unknown");
+    assert!(unknown * VALUE <= 28 * MIB, "{unknown} are in memory");
     let began = Instant::now();
     let deadline = began + Duration::from_secs(30);
     while let Err(error) = put_bytes(&store, "k".to_owned(), 1).await {
