@@ -219,11 +219,16 @@ impl KeepAlive {
         }
     }
 
+    /// Whether this member leads, as far as a quorum has said not long ago.
+    pub(super) fn may_act(&self) -> bool {
+        self.raft.may_act(self.reign)
+    }
+
     /// Renews what can be renewed at once, on a member that a quorum has confirmed.
     async fn renewed(&self, ids: &[i64], deadline: Instant) -> Result<Vec<Renewal>, StoreError> {
         loop {
             let renewed = self.leases.try_renew(ids)?;
-            if self.raft.may_act(self.reign) {
+            if self.may_act() {
                 let count = renewed.iter().filter(|renewal| matches!(renewal, Renewal::Renewed(_))).count();
                 counter!("etcd_debugging_lease_renewed_total").increment(count as u64);
                 return Ok(renewed);

@@ -31,11 +31,17 @@ pub(crate) struct Renewals {
 struct Waiting {
     id: i64,
     /// Told what [`KeepAlive::renew_all`] says of the lease.
-    answer: oneshot::Sender<Result<Option<i64>, StoreError>>,
+    answer: oneshot::Sender<Result<Answer, StoreError>>,
+}
+
+/// What was said of a lease, and whether by this member.
+struct Answer {
+    ttl: Option<i64>,
+    here: bool,
 }
 
 impl Waiting {
-    fn tell(self, result: Result<Option<i64>, StoreError>) {
+    fn tell(self, result: Result<Answer, StoreError>) {
         // The receiver is gone when its request was dropped.
         let _ = self.answer.send(result);
     }
@@ -66,7 +72,9 @@ impl Renewals {
         let (answer, answered) = oneshot::channel();
         let renewed = async {
             self.queue.send(Waiting { id, answer }).await.map_err(|_| StoreError::Stopped)?;
-            if let Some(ttl) = answered.await.map_err(|_| StoreError::Stopped)?? {
+            let Answer { ttl, here } = answered.await.map_err(|_| StoreError::Stopped)??;
+            // Held up before it could hand the answer on, this member may have been replaced.
+            if let Some(ttl) = ttl.filter(|_| !here || self.way.keep_alive.may_act()) {
                 return Ok(ttl);
             }
             let _turn = self.apart.acquire().await.map_err(|_| StoreError::Stopped)?;
@@ -85,11 +93,13 @@ async fn rounds(way: Way, mut queue: mpsc::Receiver<Waiting>) {
         let ids: Vec<i64> = waiting.iter().map(|one| one.id).collect();
         let deadline = Instant::now() + way.timeout;
         let answer = match ids.is_empty() {
-            true => Ok(Vec::new()),
+            true => Ok((Vec::new(), true)),
             false => way.renew_all(&ids, deadline).await,
         };
         match answer {
-            Ok(ttls) => waiting.drain(..).zip(ttls).for_each(|(one, ttl)| one.tell(Ok(ttl))),
+            Ok((ttls, here)) => {
+                waiting.drain(..).zip(ttls).for_each(|(one, ttl)| one.tell(Ok(Answer { ttl, here })));
+            }
             Err(StoreError::Stopped) => return,
             Err(_) => waiting.drain(..).for_each(|one| one.tell(Err(unanswered(&way.leaders)))),
         }
@@ -106,11 +116,13 @@ struct Way {
 }
 
 impl Way {
-    async fn renew_all(&self, ids: &[i64], deadline: Instant) -> Result<Vec<Option<i64>>, StoreError> {
+    /// What is said of each, and whether by this member.
+    async fn renew_all(&self, ids: &[i64], deadline: Instant) -> Result<(Vec<Option<i64>>, bool), StoreError> {
         let ask = |seat: Seat| async move {
-            let Some((member, address)) = seat else { return self.keep_alive.renew_all(ids).await };
+            let Some((member, address)) = seat else { return Ok((self.keep_alive.renew_all(ids).await?, true)) };
             let line = self.peers.line(member, &address, Lane::Forward);
-            line.renew_all(ids.to_vec()).await.map_err(|_| StoreError::Timeout)
+            let renewed = line.renew_all(ids.to_vec()).await.map_err(|_| StoreError::Timeout)?;
+            Ok((renewed, false))
         };
         ask_leader(&self.leaders, deadline, ask).await
     }
