@@ -53,16 +53,6 @@ pub(crate) fn founded(members: &BTreeMap<u64, (String, String)>) -> Founded {
 /// When an entry cannot be read or applied, or the log does not reach back to what `machine`
 /// holds.
 pub(crate) fn replay(wal: &Wal, machine: &mut apply::StateMachine) -> io::Result<u64> {
-    let (Some(committed), Some(last)) = (wal.committed(), wal.state().last) else { return Ok(0) };
-    let committed = committed.index.min(last.index);
-    replay_upto(wal, machine, committed)
-}
-
-/// Applies the entries up to `upto` that `machine` lacks; returns how many.
-///
-/// # Errors
-/// When an entry is not there, or cannot be read or applied.
-pub(super) fn replay_upto(wal: &Wal, machine: &mut apply::StateMachine, upto: u64) -> io::Result<u64> {
     let applied = machine.applied().map_or(0, |id| id.index);
     let purged = wal.state().purged.map_or(0, |id| id.index);
     if applied < purged {
@@ -73,6 +63,16 @@ pub(super) fn replay_upto(wal: &Wal, machine: &mut apply::StateMachine, upto: u6
         );
         return Err(io::Error::new(io::ErrorKind::InvalidData, message));
     }
+    let (Some(committed), Some(last)) = (wal.committed(), wal.state().last) else { return Ok(0) };
+    let committed = committed.index.min(last.index);
+    replay_upto(wal, machine, committed)
+}
+
+/// Applies the entries up to `upto` that `machine` lacks; returns how many.
+///
+/// # Errors
+/// When an entry is not there, or cannot be read or applied.
+pub(super) fn replay_upto(wal: &Wal, machine: &mut apply::StateMachine, upto: u64) -> io::Result<u64> {
     // The first entry of a log has the index 0 or 1.
     let first = machine.applied().map_or(0, |id| id.index + 1);
     let mut next = first;
@@ -86,4 +86,25 @@ pub(super) fn replay_upto(wal: &Wal, machine: &mut apply::StateMachine, upto: u6
         machine.apply(entries.collect::<io::Result<_>>()?).map_err(io::Error::other)?;
     }
     Ok(next - first)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fs::Memory;
+    use crate::{mvcc, wal};
+
+    #[test]
+    fn a_database_that_the_log_does_not_reach_back_to_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut machine = apply::StateMachine::open(mvcc::Config::new(directory.path().join("db"))).unwrap();
+        let config = wal::Config { segment_size_bytes: 4096, ..wal::Config::new("wal".into()) };
+        let (wal, _) = Wal::open(config, Arc::new(Memory::new())).unwrap();
+        assert_eq!(replay(&wal, &mut machine).unwrap(), 0, "both are new");
+        wal.purge(EntryId { term: 1, node: 0, index: 5 }).unwrap();
+        let error = replay(&wal, &mut machine).unwrap_err().to_string();
+        assert!(error.contains("ends at entry 0 and the log begins after entry 5"), "{error}");
+    }
 }

@@ -127,12 +127,7 @@ impl Connection {
         limit: Duration,
     ) -> Result<VoteResponse<Types>, RpcError> {
         let mut client = self.client(Lane::Control);
-        let message = wire::VoteRequest {
-            origin: Some(self.origin()),
-            vote: Some(types::vote_to_wire(&request.vote)),
-            last_log_id: request.last_log_id.as_ref().map(types::log_id_to_wire),
-            leadership_transfer: request.leadership_transfer,
-        };
+        let message = ballot(Some(self.origin()), &request);
         let answer = if pre {
             within(&self.peers, limit, client.pre_vote(message)).await?
         } else {
@@ -140,6 +135,15 @@ impl Connection {
         }
         .into_inner();
         voted(answer)
+    }
+}
+
+pub(super) fn ballot(origin: Option<wire::Origin>, request: &VoteRequest<Types>) -> wire::VoteRequest {
+    wire::VoteRequest {
+        origin,
+        vote: Some(types::vote_to_wire(&request.vote)),
+        last_log_id: request.last_log_id.as_ref().map(types::log_id_to_wire),
+        leadership_transfer: request.leadership_transfer,
     }
 }
 
@@ -340,18 +344,25 @@ impl RaftNetworkV2<Types> for Connection {
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RpcError> {
         let mut client = self.client(Lane::Control);
-        let message = wire::TransferLeaderRequest {
-            origin: Some(self.origin()),
-            from: Some(types::vote_to_wire(request.from_leader())),
-            to: *request.to_node_id(),
-            last_log_id: request.last_log_id().map(types::log_id_to_wire),
-        };
+        let message = transfer(Some(self.origin()), &request);
         let answer = within(&self.peers, option.hard_ttl(), client.transfer_leader(message)).await?.into_inner();
         Ok(transferred(&request, answer))
     }
 
     fn backoff(&self) -> Option<Backoff> {
         Some(backoff())
+    }
+}
+
+pub(super) fn transfer(
+    origin: Option<wire::Origin>,
+    request: &TransferLeaderRequest<Types>,
+) -> wire::TransferLeaderRequest {
+    wire::TransferLeaderRequest {
+        origin,
+        from: Some(types::vote_to_wire(request.from_leader())),
+        to: *request.to_node_id(),
+        last_log_id: request.last_log_id().map(types::log_id_to_wire),
     }
 }
 

@@ -249,12 +249,7 @@ impl Way {
         pre: bool,
         limit: Duration,
     ) -> Result<VoteResponse<Types>, RpcError> {
-        let message = wire::VoteRequest {
-            origin: None,
-            vote: Some(types::vote_to_wire(&request.vote)),
-            last_log_id: request.last_log_id.as_ref().map(types::log_id_to_wire),
-            leadership_transfer: request.leadership_transfer,
-        };
+        let message = network::ballot(None, &request);
         let question =
             async move |seat: Seat| if pre { seat.raft.pre_vote(message).await } else { seat.raft.vote(message).await };
         network::voted(self.ask(limit, question).await?)
@@ -335,12 +330,7 @@ impl RaftNetworkV2<Types> for Way {
         request: TransferLeaderRequest<Types>,
         option: RPCOption,
     ) -> Result<TransferLeaderResponse<Types>, RpcError> {
-        let message = wire::TransferLeaderRequest {
-            origin: None,
-            from: Some(types::vote_to_wire(request.from_leader())),
-            to: *request.to_node_id(),
-            last_log_id: request.last_log_id().map(types::log_id_to_wire),
-        };
+        let message = network::transfer(None, &request);
         let ask = async move |seat: Seat| seat.raft.handle_transfer_leader(message).await;
         Ok(network::transferred(&request, self.ask(limit(&option), ask).await?))
     }
