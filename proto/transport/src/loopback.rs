@@ -1,6 +1,6 @@
 //! Addresses for clusters that live on this machine alone: tests, drills, benchmarks.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicU16, Ordering};
 
 /// Below it are ports that need privileges or that services are known by.
@@ -13,7 +13,9 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
 ///
 /// A free port of 127.0.0.1 does not: it may become the local port of any connection on
 /// the machine. Connections do not start from other loopback addresses, and this process
-/// has one of its own, named after its id.
+/// has one of its own, named after its id. Whether somebody listens is asked with a
+/// connection: a listener that looks and closes lives on, for a moment, in a child that
+/// another thread forks meanwhile.
 ///
 /// # Panics
 /// When it was called some 55,000 times.
@@ -22,10 +24,14 @@ pub fn free_address() -> SocketAddr {
         let port = NEXT_PORT.fetch_add(1, Ordering::Relaxed);
         assert!(port >= FIRST_PORT, "this process has used up its ports");
         let address = SocketAddr::from((own_address(std::process::id()), port));
-        if TcpListener::bind(address).is_ok() {
+        if !somebody_listens(address) {
             return address;
         }
     }
+}
+
+fn somebody_listens(address: SocketAddr) -> bool {
+    TcpStream::connect(address).is_ok()
 }
 
 /// Linux's ids of processes have 22 bits at most; 127.64.0.0/10 has as many addresses.
@@ -35,6 +41,8 @@ fn own_address(pid: u32) -> Ipv4Addr {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
     use super::*;
 
     #[test]
@@ -44,6 +52,8 @@ mod tests {
         let (first, second) = (free_address(), free_address());
         assert_eq!(first.ip(), own_address(std::process::id()));
         assert_ne!(first, second);
-        TcpListener::bind(first).expect("it is free");
+        assert!(!somebody_listens(first));
+        let _listener = TcpListener::bind(first).expect("it is free");
+        assert!(somebody_listens(first));
     }
 }
