@@ -24,7 +24,7 @@ use super::{Inner, MAX_EXPORTS, Store, join, upkeep};
 use crate::config::{Config, PeerTrust, Serves};
 use crate::error::StartError;
 use crate::fs::Disk;
-use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, PeerService, PeerTls, Peers, Presence, Roster};
+use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, Patience, PeerService, PeerTls, Peers, Presence, Roster};
 use crate::raft::snapshot::Area;
 use crate::raft::{self, Factory, Flushed, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
@@ -108,7 +108,11 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         reign: config.election_timeout_min,
     };
     relocate(&mut known, &config, raft.members().await.map_err(consensus)?, &peers)?;
-    let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone());
+    let patience = Patience {
+        agrees: config.election_timeout_min,
+        asks: (config.election_timeout_min + config.election_timeout_max) / 2,
+    };
+    let presence = Presence::new(Arc::clone(&peers), raft.clone(), wal.clone(), patience);
     let door = Arc::new(OnceLock::new());
     let service = Arc::new(PeerService {
         peers: Arc::clone(&peers),
@@ -141,6 +145,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     if known.joined == Joined::Founder && !raft.is_initialized().await.map_err(consensus)? {
         raft.initialize(first_members(&config.founders(&advertised, &known.lineage))).await.map_err(consensus)?;
     }
+    tasks.spawn(Arc::clone(&presence).listen(cancel.clone()));
     tasks.spawn(presence.run(tasks.clone(), cancel.clone()));
 
     let applied_changes = applied.clone();

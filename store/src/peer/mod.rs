@@ -33,7 +33,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 pub(crate) use self::frame::MAGIC;
 pub(crate) use self::line::Line;
 pub(crate) use self::line_server::serve as serve_line;
-pub(crate) use self::presence::Presence;
+pub(crate) use self::presence::{Patience, Presence};
 pub(crate) use self::roster::{Known, Members, Roster};
 pub(crate) use self::server::{Memory, PeerService};
 pub(crate) use self::verdict::Verdict;

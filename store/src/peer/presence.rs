@@ -1,14 +1,18 @@
-//! Notices that a peer's process has ended before the election timer does.
+//! Notices that a leader is gone before the election timer does.
 //!
 //! Each member keeps a stream open to every peer. When it breaks and the peer's
 //! port then refuses connections (or another process answers there), the process
 //! is gone: a fact, not a suspicion. If it led, the survivors agree on that and on one
 //! of them, which stands for election at once. All of them may find it in the same
 //! moment, and two that stand split the votes, term after term while disks are slow.
-//! A machine that vanished refuses nothing; that is left to the timer.
+//!
+//! A machine that vanished, or a process that hangs, refuses nothing. It is silent, and a
+//! silence that a quorum has noticed is treated like an end. The timer of consensus waits
+//! for the lease of the leader and then for its own time; it is there for what goes amiss here.
 
 use std::collections::HashMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,6 +20,8 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_proto::raft as wire;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,6 +46,9 @@ const AGREE_TIMEOUT: Duration = Duration::from_millis(100);
 const ATTEMPTS: u32 = 6;
 const ATTEMPT_WAIT: Duration = Duration::from_millis(50);
 
+/// How often a member looks whether it has heard from its leader.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// A reign as those who follow its leader tell it from others.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Followed {
@@ -51,6 +60,8 @@ struct Followed {
 #[derive(Clone, Copy, Debug)]
 struct Ended {
     reign: Followed,
+    /// The leader's process is known to have ended. Otherwise it was silent, and may speak again.
+    for_good: bool,
     /// Who is to stand for election, as far as this member agreed with anyone.
     candidate: Option<u64>,
 }
@@ -76,17 +87,101 @@ impl Ended {
     }
 }
 
+/// For how long no leader was heard. Only looks that came in time count: a member that was
+/// held up itself has heard nothing either.
+struct Silence {
+    /// The highest term that a message of a leader carried.
+    newest: AtomicU64,
+    heard: AtomicBool,
+    lasts_ms: AtomicU64,
+}
+
+impl Silence {
+    fn new() -> Self {
+        Self { newest: AtomicU64::new(0), heard: AtomicBool::new(false), lasts_ms: AtomicU64::new(0) }
+    }
+
+    /// A message of the leader of `term` has come; one that was deposed does not count.
+    fn hear(&self, term: u64) {
+        if self.newest.fetch_max(term, Ordering::Relaxed) <= term {
+            self.heard.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// A look, so long after the one before. Returns how long the silence lasts.
+    fn look(&self, since_last: Duration) -> Duration {
+        let lasts = match self.heard.swap(false, Ordering::Relaxed) {
+            true => Duration::ZERO,
+            false => self.lasts() + since_last.min(LOOK * 2),
+        };
+        self.lasts_ms.store(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        lasts
+    }
+
+    fn lasts(&self) -> Duration {
+        Duration::from_millis(self.lasts_ms.load(Ordering::Relaxed))
+    }
+}
+
+/// How long a leader may be silent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// Whoever has heard nothing for so long agrees that it is gone. A leader that a quorum
+    /// has answered more lately than this is therefore still the only one.
+    pub(crate) agrees: Duration,
+    /// Whoever has heard nothing for so long asks the others.
+    pub(crate) asks: Duration,
+}
+
 /// Watches the peers' processes.
 pub(crate) struct Presence {
     peers: Arc<Peers>,
     raft: Raft,
     wal: Wal,
     ended: Mutex<Option<Ended>>,
+    silence: Silence,
+    patience: Patience,
 }
 
 impl Presence {
-    pub(crate) fn new(peers: Arc<Peers>, raft: Raft, wal: Wal) -> Arc<Self> {
-        Arc::new(Self { peers, raft, wal, ended: Mutex::default() })
+    pub(crate) fn new(peers: Arc<Peers>, raft: Raft, wal: Wal, patience: Patience) -> Arc<Self> {
+        Arc::new(Self { peers, raft, wal, ended: Mutex::default(), silence: Silence::new(), patience })
+    }
+
+    /// A message of the leader of `term` has come.
+    pub(super) fn hear(&self, term: u64) {
+        self.silence.hear(term);
+    }
+
+    /// Notices a leader that is silent, until `cancel`.
+    pub(crate) async fn listen(self: Arc<Self>, cancel: CancellationToken) {
+        let silent = Notify::new();
+        let looks = async {
+            let mut tick = tokio::time::interval(LOOK);
+            tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut last = Instant::now();
+            loop {
+                let now = tick.tick().await;
+                let lasts = self.silence.look(now - last);
+                last = now;
+                if lasts.is_zero() {
+                    self.forget_silence();
+                } else if lasts >= self.patience.asks {
+                    silent.notify_one();
+                }
+            }
+        };
+        let elections = async {
+            loop {
+                silent.notified().await;
+                // A leader hears no leader either.
+                if let Some(reign) = reign_of(&self.raft.view()) {
+                    self.end(reign, false).await;
+                }
+                tokio::time::sleep(self.patience.agrees).await;
+            }
+        };
+        cancel.run_until_cancelled(async { tokio::join!(looks, elections) }).await;
     }
 
     /// Watches every peer of the membership, as it changes, until `cancel`.
@@ -122,16 +217,15 @@ impl Presence {
         }
     }
 
-    /// Whether the current leader's process is known to have ended, so that this
-    /// member's vote is free.
+    /// Whether the current leader is known to be gone, so that this member's vote is free.
     pub(crate) fn leader_is_gone(&self) -> bool {
         let view = self.raft.view();
-        reign_of(&view).is_some_and(|reign| self.has_ended(reign))
+        reign_of(&view).is_some_and(|reign| self.has_ended(reign) || self.is_silent())
     }
 
-    /// Answers `peer`, which found the leader's process gone and wants to stand for
-    /// election: agrees if this member finds the same, holds no more entries than the
-    /// peer, and has agreed with nobody else.
+    /// Answers `peer`, which found the leader gone and wants to stand for election: agrees
+    /// if this member finds the same, holds no more entries than the peer, and has agreed
+    /// with nobody else.
     pub(crate) async fn agree(&self, peer: u64, request: &wire::LeaderGoneRequest) -> bool {
         let view = self.raft.view();
         let reign = Followed { leader: request.leader, term: request.term };
@@ -139,13 +233,15 @@ impl Presence {
         if reign_of(&view) != Some(reign) || own > others {
             return false;
         }
-        if !self.has_ended(reign) {
+        let mut for_good = false;
+        if !self.has_ended(reign) && !self.is_silent() {
             let Some(node) = view.node(reign.leader) else { return false };
-            if !refuses(&self.peers.address(reign.leader, &node.peer_address)).await {
+            for_good = refuses(&self.peers.address(reign.leader, &node.peer_address)).await;
+            if !for_good {
                 return false;
             }
         }
-        self.with_ended(reign, |ended| ended.agree((self.peers.identity().member_id, own), (peer, others)))
+        self.with_ended(reign, for_good, |ended| ended.agree((self.peers.identity().member_id, own), (peer, others)))
     }
 
     async fn watch(self: Arc<Self>, peer: u64, address: String) {
@@ -184,14 +280,22 @@ impl Presence {
         Some((first.incarnation, stream))
     }
 
-    /// `peer`'s process has ended. If it led, stand for election once the others agree.
+    /// `peer`'s process has ended. If it led, so has its reign.
     async fn ended(&self, peer: u64) {
-        let view = self.raft.view();
-        let Some(reign) = reign_of(&view).filter(|reign| reign.leader == peer) else { return };
-        tracing::info!(leader = format!("{peer:x}"), term = reign.term, "the leader's process has ended");
+        let followed = reign_of(&self.raft.view());
+        if let Some(reign) = followed.filter(|reign| reign.leader == peer) {
+            self.end(reign, true).await;
+        }
+    }
+
+    /// `reign` has ended: stands for election once the others agree.
+    async fn end(&self, reign: Followed, for_good: bool) {
         let own = self.peers.identity().member_id;
-        let may = view.members.get(&own).is_some_and(|(_, votes)| *votes) && self.raft.may_lead();
-        let stands = || self.with_ended(reign, |ended| may && *ended.candidate.get_or_insert(own) == own);
+        let votes = self.raft.view().members.get(&own).is_some_and(|(_, votes)| *votes);
+        let stands = || {
+            let may = votes && self.raft.may_lead() && (for_good || self.is_silent());
+            self.with_ended(reign, for_good, |ended| may && *ended.candidate.get_or_insert(own) == own)
+        };
         for _ in 0..ATTEMPTS {
             let view = self.raft.view();
             if !stands() || reign_of(&view) != Some(reign) {
@@ -244,16 +348,33 @@ impl Presence {
         self.wal.state().last.map_or((0, 0), |id| (id.term, id.index))
     }
 
+    fn is_silent(&self) -> bool {
+        self.silence.lasts() >= self.patience.agrees
+    }
+
     fn has_ended(&self, reign: Followed) -> bool {
         let ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
-        ended.is_some_and(|ended| ended.reign == reign)
+        ended.is_some_and(|ended| ended.reign == reign && ended.for_good)
     }
 
     /// What `decide` makes of the end of `reign`, which is known from now on.
-    fn with_ended<T>(&self, reign: Followed, decide: impl FnOnce(&mut Ended) -> T) -> T {
+    fn with_ended<T>(&self, reign: Followed, for_good: bool, decide: impl FnOnce(&mut Ended) -> T) -> T {
         let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let known = ended.take().filter(|known| known.reign == reign);
-        decide(ended.insert(known.unwrap_or(Ended { reign, candidate: None })))
+        if known.is_none() {
+            let (leader, term) = (format!("{:x}", reign.leader), reign.term);
+            let why = if for_good { "its process has ended" } else { "it is silent" };
+            tracing::info!(leader, term, why, "the leader is gone");
+        }
+        let ended = ended.insert(known.unwrap_or(Ended { reign, for_good, candidate: None }));
+        ended.for_good |= for_good;
+        decide(ended)
+    }
+
+    /// The leader speaks again: what was agreed on while it was silent is void.
+    fn forget_silence(&self) {
+        let mut ended = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        *ended = ended.take().filter(|ended| ended.for_good);
     }
 }
 
@@ -288,7 +409,22 @@ mod tests {
     }
 
     fn undecided() -> Ended {
-        Ended { reign: Followed { leader: 1, term: 1 }, candidate: None }
+        Ended { reign: Followed { leader: 1, term: 1 }, for_good: true, candidate: None }
+    }
+
+    #[test]
+    fn silence_is_what_was_not_heard_from_the_newest_leader_while_one_listened() {
+        let silence = Silence::new();
+        assert_eq!(silence.look(LOOK), LOOK);
+        assert_eq!(silence.look(LOOK), LOOK * 2);
+        assert_eq!(silence.look(Duration::from_secs(9)), LOOK * 4, "this member was held up");
+        silence.hear(3);
+        assert_eq!(silence.look(LOOK), Duration::ZERO);
+        silence.hear(2);
+        assert_eq!(silence.look(LOOK), LOOK, "a leader that was deposed");
+        silence.hear(3);
+        assert_eq!(silence.look(LOOK), Duration::ZERO);
+        assert_eq!(silence.lasts(), Duration::ZERO);
     }
 
     #[test]

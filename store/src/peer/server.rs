@@ -113,7 +113,7 @@ impl Peer for PeerService {
         let mut request = request.into_inner();
         self.admit(request.origin.as_ref())?;
         self.memory.check()?;
-        // The lease protects a leader that lives. This one is known not to.
+        // The lease protects a leader that is there. This one is known not to be.
         request.leadership_transfer |= self.presence.leader_is_gone();
         self.raft.vote(request).await.map(Response::new).map_err(refused)
     }
@@ -285,7 +285,9 @@ impl PeerService {
     pub(super) fn append_request(&self, origin: &wire::Origin, body: Bytes) -> Result<wire::AppendRequest, Status> {
         self.memory.check()?;
         self.admit(Some(origin))?;
-        line_server::decoded(body)
+        let request: wire::AppendRequest = line_server::decoded(body)?;
+        self.presence.hear(request.vote.map_or(0, |vote| vote.term));
+        Ok(request)
     }
 
     /// Answers entries in their order.
@@ -298,6 +300,7 @@ impl PeerService {
 
     pub(super) async fn heartbeat(&self, request: wire::AppendRequest) -> Result<wire::AppendResponse, Status> {
         self.memory.check_heartbeat(&request)?;
+        self.presence.hear(request.vote.map_or(0, |vote| vote.term));
         self.raft.heartbeat(request).await.map_err(refused)
     }
 
