@@ -161,7 +161,8 @@ impl Presence {
             tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
             let mut last = Instant::now();
             loop {
-                let now = tick.tick().await;
+                tick.tick().await;
+                let now = Instant::now();
                 let lasts = self.silence.look(now - last);
                 last = now;
                 if lasts.is_zero() {

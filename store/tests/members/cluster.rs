@@ -73,6 +73,26 @@ fn writes_go_on_after_the_leader_is_killed() {
 }
 
 #[test]
+fn a_leader_that_hangs_is_replaced_before_its_lease_has_ended() {
+    let lease = Duration::from_secs(4);
+    let cluster = Cluster::start_with(3, |config| {
+        config.election_timeout_min = Duration::from_millis(300);
+        config.election_timeout_max = lease;
+    });
+    let leader = cluster.wait_for_leader();
+    let (store, gone) = (cluster.store((leader + 1) % 3), cluster.store(leader).status().member_id);
+    let began = Instant::now();
+    let frozen = cluster.freeze(leader);
+    wait("another leader", || [0, gone].iter().all(|id| *id != store.status().leader).then_some(()));
+    let waited = began.elapsed();
+    // The timers alone let the lease run out first.
+    assert!(waited < lease, "{waited:?}");
+    drop(frozen);
+    cluster.wait_for_equal_hashes();
+    assert_ne!(cluster.store(leader).status().leader, gone, "it follows");
+}
+
+#[test]
 fn acknowledged_writes_survive_the_end_of_all_members() {
     let mut cluster = Cluster::start(3);
     cluster.wait_for_leader();
