@@ -38,6 +38,9 @@ const SEARCH: Duration = Duration::from_secs(60);
 const KEY_CLIENTS: u32 = 6;
 const LEASE_CLIENTS: u32 = 2;
 
+/// The first of the clients that write through one member each.
+const FIRST_PROBE: u32 = 60;
+
 /// What to run.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -124,6 +127,10 @@ async fn record(options: &Options, network: Option<&Network>) -> Result<Summary>
     for client in KEY_CLIENTS..KEY_CLIENTS + LEASE_CLIENTS {
         let (run, seed) = (Arc::clone(&run), options.seed.wrapping_mul(1_000).wrapping_add(client.into()));
         clients.spawn(async move { run.leases(Client(client), seed).await });
+    }
+    for member in 0..count {
+        let run = Arc::clone(&run);
+        clients.spawn(async move { run.probe(Client(FIRST_PROBE + member as u32), member).await });
     }
     let compaction = Arc::clone(&run);
     clients.spawn(async move { compaction.compaction(Client(50)).await });

@@ -34,6 +34,9 @@ const PATIENCE: Duration = Duration::from_secs(3);
 /// Between two polls of a member's role.
 const POLL: Duration = Duration::from_millis(100);
 
+/// Between two writes of a probe.
+const PROBE: Duration = Duration::from_millis(50);
+
 /// A watch that hears nothing for so long goes on elsewhere; quiet ones hear every 500 ms.
 const SILENCE: Duration = Duration::from_secs(3);
 
@@ -167,6 +170,19 @@ impl Run {
                 }
             };
             time::sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    /// Writes a key of its own through one member, whatever becomes of it, until the run
+    /// ends: with one of these at each member some write is under way wherever one can be.
+    pub async fn probe(&self, client: Client, member: usize) {
+        let key = format!("probe/{member}");
+        for count in 0_u64.. {
+            if self.ends() {
+                return;
+            }
+            self.ask(client, member, Request::Put { key: key.clone(), value: count.to_string(), lease: 0 }).await;
+            time::sleep(PROBE).await;
         }
     }
 
