@@ -137,7 +137,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             }
         }
         let stall = inner.wal.stalled_for();
-        if view.reign.leads() && stall > patience && Instant::now() >= stalled_until {
+        if view.reign.leads() && stall > inner.config.election_timeout_min * 2 && Instant::now() >= stalled_until {
             stalled_until = Instant::now() + STALL_PAUSE;
             if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {
                 tracing::warn!(?stall, "the disk has stalled: handing leadership over");
