@@ -10,6 +10,7 @@ mod model;
 pub mod reads;
 #[cfg(test)]
 mod scenario;
+mod search;
 #[cfg(test)]
 mod simulator;
 pub mod watch;
