@@ -49,7 +49,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         advertised => advertised.to_vec(),
     };
     let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
-    let dialer = Dialer { tls: peer_tls(&config)? };
+    let dialer = Dialer { tls: peer_tls(&config)?, from: config.dial_from };
     let mut known = join::introduce(&config, known, &advertised, &client_urls, &dialer).await?;
 
     let mut log_config = wal::Config::new(config.data_dir.join("wal"));

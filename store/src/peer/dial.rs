@@ -1,6 +1,7 @@
 //! How a member reaches another: one address after the other, until somebody answers.
 
 use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use quorate_transport::tls::{Reloading, STORE_SERVER_NAME};
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
+use tokio::net::{self, TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tonic::transport::{Channel, Endpoint, Uri};
 
@@ -34,10 +35,13 @@ pub(crate) struct PeerTls {
 }
 
 /// How this member dials others.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Dialer {
     /// Without it, members talk in plain text.
     pub(crate) tls: Option<PeerTls>,
+    /// Where connections come from, if the peer can be reached from there; otherwise, and
+    /// without it, the machine chooses.
+    pub(crate) from: Option<IpAddr>,
 }
 
 /// The `host:port`s of a member, which are separated by commas.
@@ -89,7 +93,15 @@ impl Dialer {
 
     /// A bare connection to whoever listens at `address`.
     pub(super) async fn connect(&self, address: &str) -> io::Result<TcpStream> {
-        TcpStream::connect(address).await
+        let Some(from) = self.from else { return TcpStream::connect(address).await };
+        let mut failed = io::Error::new(io::ErrorKind::InvalidInput, "the name has no address");
+        for to in net::lookup_host(address).await? {
+            match connect(from, to).await {
+                Ok(stream) => return Ok(stream),
+                Err(error) => failed = error,
+            }
+        }
+        Err(failed)
     }
 
     async fn secure(&self, stream: TcpStream, address: &str) -> io::Result<Box<dyn Duplex>> {
@@ -102,9 +114,54 @@ impl Dialer {
     }
 }
 
+async fn connect(from: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if reaches(from, to.ip()) {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    socket.connect(to).await
+}
+
+/// Whether packets from one address may go to the other: those of the loopback leave no machine.
+fn reaches(from: IpAddr, to: IpAddr) -> bool {
+    from.is_ipv4() == to.is_ipv4() && (to.is_loopback() || !from.is_loopback())
+}
+
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 pub(super) fn client(channel: Channel) -> PeerClient {
     PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn connections_come_from_the_address_that_is_set() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        for (from, expected) in [("127.0.0.7", "127.0.0.7"), ("::1", "127.0.0.1")] {
+            let dialer = Dialer { from: Some(from.parse().unwrap()), ..Dialer::default() };
+            let _stream = dialer.connect(&address).await.unwrap();
+            assert_eq!(listener.accept().await.unwrap().1.ip().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn an_address_that_does_not_reach_the_peer_is_not_used() {
+        let check = |from: &str, to: &str, expected: bool| {
+            assert_eq!(reaches(from.parse().unwrap(), to.parse().unwrap()), expected, "{from} {to}");
+        };
+        check("127.0.10.1", "127.0.10.2", true);
+        check("192.0.2.1", "198.51.100.1", true);
+        check("192.0.2.1", "127.0.0.1", true);
+        check("127.0.0.1", "192.0.2.1", false);
+        check("192.0.2.1", "2001:db8::1", false);
+        check("2001:db8::1", "2001:db8::2", true);
+        check("::1", "2001:db8::2", false);
+    }
 }

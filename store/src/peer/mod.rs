@@ -194,6 +194,10 @@ impl Peers {
         self.verdict.subscribe()
     }
 
+    fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         self.identity
     }
@@ -260,16 +264,40 @@ impl Peers {
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use tokio::net::TcpListener;
     use tonic::Code;
 
     use super::*;
     use crate::mvcc::{self, Engine};
 
     fn sample() -> (Peers, tempfile::TempDir) {
+        sample_with(Dialer::default())
+    }
+
+    fn sample_with(dialer: Dialer) -> (Peers, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let engine = Engine::open(mvcc::Config::new(directory.path().join("db"))).unwrap();
         let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0, directory: 5 };
-        (Peers::new(identity, Dialer { tls: None }, Roster::new(Arc::new(engine)).unwrap()), directory)
+        (Peers::new(identity, dialer, Roster::new(Arc::new(engine)).unwrap()), directory)
+    }
+
+    #[tokio::test]
+    async fn whatever_is_dialled_is_dialled_from_the_address_that_is_set() {
+        let from: IpAddr = "127.0.0.7".parse().unwrap();
+        let (peers, _directory) = sample_with(Dialer { from: Some(from), ..Dialer::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let known = listener.local_addr().unwrap().to_string();
+        let accepted = async || listener.accept().await.unwrap().1.ip();
+        let _line = peers.line(1, &known, Lane::Entries);
+        assert_eq!(accepted().await, from, "a line");
+        let mut client = peers.client(1, &known, Lane::Control);
+        let asking = tokio::spawn(async move { client.describe(wire::DescribeRequest {}).await });
+        assert_eq!(accepted().await, from, "a channel");
+        asking.abort();
+        assert!(!presence::refuses(peers.dialer(), &known).await);
+        assert_eq!(accepted().await, from, "a look whether anybody listens");
     }
 
     #[test]
