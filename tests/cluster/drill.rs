@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use quorate_chaos::drill::report::Report;
 use quorate_chaos::drill::target::Identity;
+use quorate_chaos::drill::watchdog::Undo;
 use quorate_chaos::fault::process;
 use quorate_chaos::history::History;
 use quorate_tests::{TestCluster, binary, eventually, report};
@@ -105,7 +106,7 @@ fn a_stopped_process_goes_on_when_the_drill_dies_or_takes_too_long() -> Result<(
 
 fn watch(identity: Identity, after: &str) -> Result<Child> {
     Command::new(binary()?)
-        .args(["drill", "watchdog", &format!("--resume={identity}"), &format!("--after={after}")])
+        .args(["drill", "watchdog", &Undo::Resume(identity).to_string(), &format!("--after={after}")])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()

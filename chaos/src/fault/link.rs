@@ -195,6 +195,15 @@ mod tests {
         }
     }
 
+    /// Leaves no table, also when the test fails.
+    struct Removed(Table);
+
+    impl Drop for Removed {
+        fn drop(&mut self) {
+            let _ = self.0.remove();
+        }
+    }
+
     #[test]
     fn connections_that_are_there_fall_silent_and_speak_again() {
         if !nix::unistd::geteuid().is_root() {
@@ -216,6 +225,7 @@ mod tests {
         }
         let out = Way { from: here, to: there };
         let table = Table::of_this_process();
+        let _removed = Removed(table);
         table.make().unwrap();
         assert!(arrives(&mut near, &mut far) && arrives(&mut far, &mut near), "a table alone loses nothing");
         table.lose(&[out]).unwrap();
