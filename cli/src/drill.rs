@@ -423,7 +423,7 @@ fn end(mut cluster: Cluster, mut armed: Armed) -> Result<()> {
 async fn drill(scenarios: &[&'static Scenario], target: &Target, how: &How, stop: &CancellationToken) -> Result<u8> {
     // Before anything is done: waiting would not help.
     let obstacles = scenarios.iter().flat_map(|scenario| {
-        engine::obstacles(scenario, target).into_iter().map(|reason| format!("{}: {reason}", scenario.name))
+        engine::obstacles(scenario, target).into_iter().map(move |reason| format!("{}: {reason}", scenario.name))
     });
     let obstacles: Vec<String> = obstacles.collect();
     if !obstacles.is_empty() {
