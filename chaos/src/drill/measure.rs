@@ -125,7 +125,7 @@ fn acknowledged<'a>(
     samples
         .iter()
         .filter(|sample| matches!(sample.probe, Probe::Write | Probe::Read) && sample.is_ok())
-        .filter(|sample| masters.contains(&sample.via.as_str()))
+        .filter(move |sample| masters.contains(&sample.via.as_str()))
         .filter(move |sample| cut.0 <= sample.at_ms && sample.end_ms() <= cut.1)
 }
 
