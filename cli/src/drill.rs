@@ -52,9 +52,11 @@ const OWN_CLUSTER_PATIENCE: Duration = Duration::from_secs(4 * 3600);
   quorate drill plan leader-kill            what it would do to the cluster in ./quorate-data
   quorate drill run leader-kill --runs 10   do it, ten times
   quorate drill all --runs 30               every drill, on a cluster started for it
+  quorate drill all --only partition-half --masters 5
   quorate drill compare old/report.json new/report.json
 Exit codes: 0 the budget was kept; 2 it was not, or a check broke; 3 the cluster cannot bear
-a drill now; 1 something else went wrong. Ctrl-C undoes the fault and removes what was made.")]
+a drill now; 1 something else went wrong. Ctrl-C undoes the fault and removes what was made.
+Drills of links need root and the program nft.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -181,12 +183,8 @@ struct CompareArguments {
 
 #[derive(clap::Args, Debug)]
 struct WatchdogArguments {
-    /// Let that process go on.
-    #[arg(long, value_name = "PID:START", required_unless_present = "end", conflicts_with = "end")]
-    resume: Option<Identity>,
-    /// Ask that process to end.
-    #[arg(long, value_name = "PID:START")]
-    end: Option<Identity>,
+    #[arg(value_name = "WHAT")]
+    undo: Undo,
     /// Act after so many seconds, at the latest.
     #[arg(long, value_name = "SECONDS")]
     after: f64,
@@ -204,8 +202,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
         Command::All(arguments) => all(&arguments).await,
         Command::Report(arguments) => rerender(&arguments),
         Command::Compare(arguments) => compare_reports(&arguments),
-        Command::Watchdog(WatchdogArguments { resume, end, after }) => {
-            let undo = resume.map(Undo::Resume).or(end.map(Undo::End)).context("nothing to undo")?;
+        Command::Watchdog(WatchdogArguments { undo, after }) => {
             let patience = Duration::try_from_secs_f64(after).context("--after is no time")?;
             tokio::task::spawn_blocking(move || watchdog::watch(undo, patience)).await.context("it panicked")??;
             Ok(0)
@@ -347,6 +344,7 @@ fn target(data_dir: &Path) -> Result<Target> {
                 name: master.place.name.clone(),
                 api: master.place.api,
                 client: master.place.client,
+                peer: master.place.peer,
             })
             .collect(),
         endpoint: state.endpoint,
@@ -367,13 +365,10 @@ fn processes(data_dir: &Path) -> Result<Processes> {
 
 async fn all(arguments: &AllArguments) -> Result<u8> {
     let stop = supervise::stop_on_signal()?;
-    let scenarios: Vec<&'static Scenario> = match arguments.only.as_slice() {
-        [] => scenario::ALL.iter().collect(),
-        only => only.to_vec(),
-    };
     if let Some(data_dir) = &arguments.data_dir {
         let _lock = lock(data_dir)?;
-        return drill(&scenarios, &target(data_dir)?, &arguments.how, &stop).await;
+        let target = target(data_dir)?;
+        return drill(&chosen(&arguments.only, &target), &target, &arguments.how, &stop).await;
     }
     let folder = tempfile::Builder::new().prefix("quorate-drill-").tempdir().context("no temporary folder")?;
     let options = Options {
@@ -387,12 +382,27 @@ async fn all(arguments: &AllArguments) -> Result<u8> {
     eprintln!("starting {} masters in {}", arguments.masters, folder.path().display());
     let (cluster, armed) = tokio::task::spawn_blocking(move || own_cluster(options)).await.context("it panicked")??;
     let result = match target(cluster.data_dir()) {
-        Ok(target) => drill(&scenarios, &target, &arguments.how, &stop).await,
+        Ok(target) => drill(&chosen(&arguments.only, &target), &target, &arguments.how, &stop).await,
         Err(error) => Err(error),
     };
     eprintln!("ending the masters");
     tokio::task::spawn_blocking(move || end(cluster, armed)).await.context("it panicked")??;
     result
+}
+
+/// Those that were asked for; all that can be done here when none was.
+fn chosen(only: &[&'static Scenario], target: &Target) -> Vec<&'static Scenario> {
+    if !only.is_empty() {
+        return only.to_vec();
+    }
+    let possible = |scenario: &&'static Scenario| {
+        let obstacles = engine::obstacles(scenario, target);
+        if !obstacles.is_empty() {
+            eprintln!("left out: {}: {}", scenario.name, obstacles.join("; "));
+        }
+        obstacles.is_empty()
+    };
+    scenario::ALL.iter().filter(possible).collect()
 }
 
 /// A cluster that ends with this process, however that ends.
@@ -411,6 +421,15 @@ fn end(mut cluster: Cluster, mut armed: Armed) -> Result<()> {
 
 /// Does the drills in turns, so that each meets the cluster as the others leave it.
 async fn drill(scenarios: &[&'static Scenario], target: &Target, how: &How, stop: &CancellationToken) -> Result<u8> {
+    // Before anything is done: waiting would not help.
+    let obstacles = scenarios.iter().flat_map(|scenario| {
+        engine::obstacles(scenario, target).into_iter().map(move |reason| format!("{}: {reason}", scenario.name))
+    });
+    let obstacles: Vec<String> = obstacles.collect();
+    if !obstacles.is_empty() {
+        eprintln!("error: {}", RunError::Refused(obstacles));
+        return Ok(REFUSED);
+    }
     let out = match &how.out {
         Some(out) => out.clone(),
         None => Path::new("quorate-drills").join(Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string()),

@@ -77,6 +77,9 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 
     let mut store = quorate_store::Config::new(&arguments.name, arguments.data_dir.join("store"));
     store.listen_peer = arguments.listen_peer;
+    // Firewalls, and the drills of networks, tell masters apart by it. A member of
+    // `quorate store` does as etcd, which leaves it to the machine.
+    store.dial_from = Some(arguments.listen_peer.ip()).filter(|address| !address.is_unspecified());
     store.listen_client = Some(arguments.listen_client);
     store.initial_cluster = arguments.initial_cluster;
     store.peer_tls = Some(pki.store_peer());

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +31,9 @@ pub struct Config {
     pub listen_peer: SocketAddr,
     /// Further addresses where peers connect.
     pub also_listen_peer: Vec<SocketAddr>,
+    /// The address of this member that its connections to peers come from, wherever that
+    /// reaches them; none leaves it to the machine.
+    pub dial_from: Option<IpAddr>,
     /// Where clients connect (etcd v3, health, metrics); none serves this process only.
     pub listen_client: Option<SocketAddr>,
     /// `host:port` where peers reach this member, several separated by commas; none is
@@ -171,6 +174,7 @@ impl Config {
             data_dir: data_dir.into(),
             listen_peer: SocketAddr::from(([127, 0, 0, 1], 0)),
             also_listen_peer: Vec::new(),
+            dial_from: None,
             listen_client: None,
             advertise_peer: None,
             listeners: Vec::new(),

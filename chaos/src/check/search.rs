@@ -1,5 +1,7 @@
 //! The search for an order of the operations on one key.
 
+use std::collections::BTreeMap;
+
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::model::{Action, State, Value};

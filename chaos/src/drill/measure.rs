@@ -115,6 +115,41 @@ pub(crate) fn failed_after_one_retry(samples: &[Sample], window: &Window<'_>) ->
     count
 }
 
+/// Requests to the store through one of `masters` that were asked for and acknowledged while links
+/// were cut.
+fn acknowledged<'a>(samples: &'a [Sample], masters: &'a [&str], cut: (f64, f64)) -> impl Iterator<Item = &'a Sample> {
+    samples
+        .iter()
+        .filter(|sample| matches!(sample.probe, Probe::Write | Probe::Read) && sample.is_ok())
+        .filter(move |sample| masters.contains(&sample.via.as_str()))
+        .filter(move |sample| cut.0 <= sample.at_ms && sample.end_ms() <= cut.1)
+}
+
+/// Whether a minority acknowledged nothing, not even reads, while it was cut off.
+pub(crate) fn minority_is_silent(samples: &[Sample], minority: &[&str], cut: (f64, f64)) -> Check {
+    let (writes, reads): (Vec<&Sample>, Vec<&Sample>) =
+        acknowledged(samples, minority, cut).partition(|sample| sample.probe == Probe::Write);
+    Check {
+        name: "masters cut off: acknowledge nothing".to_owned(),
+        passed: writes.is_empty() && reads.is_empty(),
+        detail: format!("{} writes and {} reads through {}", writes.len(), reads.len(), minority.join(", ")),
+    }
+}
+
+/// Whether writes through each of the other masters went on meanwhile.
+pub(crate) fn majority_goes_on(samples: &[Sample], majority: &[&str], cut: (f64, f64)) -> Check {
+    let mut counts: BTreeMap<&str, usize> = majority.iter().map(|name| (*name, 0)).collect();
+    for sample in acknowledged(samples, majority, cut).filter(|sample| sample.probe == Probe::Write) {
+        *counts.entry(&sample.via).or_default() += 1;
+    }
+    let told: Vec<String> = counts.iter().map(|(name, count)| format!("{count} through {name}")).collect();
+    Check {
+        name: "other masters: writes go on".to_owned(),
+        passed: counts.values().all(|count| *count > 0),
+        detail: told.join(", "),
+    }
+}
+
 /// Stretches, of each master's writes and of the client by the endpoint, in which no answer
 /// came although one was asked for.
 pub(crate) fn gaps(samples: &[Sample], from_ms: f64, to_ms: f64) -> Vec<Gap> {
@@ -272,6 +307,26 @@ mod tests {
             sample(Probe::Watch, "m2", 1100.0, 1.0, Outcome::Failed, 0),
         ];
         assert_eq!(failed(&samples, &window()).len(), 2);
+    }
+
+    #[test]
+    fn a_majority_goes_on_and_a_minority_is_silent() {
+        let mut samples = vec![
+            sample(Probe::Write, "m1", 990.0, 20.0, Outcome::Ok, 2),
+            sample(Probe::Write, "m1", 1010.0, 5000.0, Outcome::Failed, 0),
+            // Carried out once the link was whole again.
+            sample(Probe::Write, "m1", 3900.0, 200.0, Outcome::Ok, 3),
+            sample(Probe::Write, "m2", 1010.0, 600.0, Outcome::Ok, 3),
+        ];
+        let cut = (1000.0, 4000.0);
+        assert!(minority_is_silent(&samples, &["m1"], cut).passed);
+        let others = majority_goes_on(&samples, &["m2", "m3"], cut);
+        assert!(!others.passed, "{}", others.detail);
+        samples.push(sample(Probe::Write, "m3", 2000.0, 3.0, Outcome::Ok, 3));
+        assert!(majority_goes_on(&samples, &["m2", "m3"], cut).passed);
+        samples.push(sample(Probe::Read, "m1", 2000.0, 3.0, Outcome::Ok, 2));
+        let silent = minority_is_silent(&samples, &["m1"], cut);
+        assert_eq!((silent.passed, silent.detail.as_str()), (false, "0 writes and 1 reads through m1"));
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! Whether a cluster can bear a drill: decided from what was seen of it.
 
+use std::net::SocketAddr;
+
+use anyhow::Result;
+
 use super::sample::Role;
+use super::scenario::{Fault, Scenario};
+use crate::fault::link::Table;
 
 /// A member that lacks more entries than this is not caught up.
 const MOST_LAG: u64 = 200;
@@ -52,8 +58,37 @@ pub(crate) fn reasons(masters: &[Seen], supervised: bool, alarms: usize) -> Vec<
     reasons
 }
 
+/// Every reason why `scenario` cannot be done with these masters on this machine, however well
+/// they are. `peers` are where masters listen for each other, `left` is what was seen of the
+/// tables of earlier drills.
+pub(crate) fn obstacles(
+    scenario: &Scenario,
+    peers: &[SocketAddr],
+    left: impl FnOnce() -> Result<Vec<Table>>,
+) -> Vec<String> {
+    let mut reasons = Vec::new();
+    let least = scenario.least_masters();
+    if peers.len() < least {
+        reasons.push(format!("it needs {least} masters, and there are {}", peers.len()));
+    }
+    match scenario.fault {
+        Fault::Signal(_) => {}
+        Fault::Link(_) if peers.iter().any(|peer| !peer.ip().is_loopback()) => {
+            reasons.push("masters are not on the loopback: only links of one machine are cut".to_owned());
+        }
+        Fault::Link(_) => match left() {
+            Ok(left) => reasons.extend(left.iter().map(|table| {
+                format!("a drill that ended left a table that loses packets: nft delete table inet {table}")
+            })),
+            Err(error) => reasons.push(format!("{error:#}")),
+        },
+    }
+    reasons
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::scenario;
     use super::*;
 
     fn master(name: &str, role: Role, term: u64, lag: u64) -> Seen {
@@ -81,5 +116,28 @@ mod tests {
         check(&well[..1], true, 0, &["can lose none"]);
         let lost = Seen { process: Err("process 7 is not m3".into()), ..master("m3", Role::Follower, 2, 0) };
         check(&three(lost), true, 0, &["process 7"]);
+    }
+
+    #[test]
+    fn links_are_cut_on_the_loopback_alone_and_by_whoever_may() {
+        let check = |name: &str, masters: u8, net: u8, left: Result<Vec<Table>, &str>, expected: &[&str]| {
+            let peers: Vec<SocketAddr> =
+                (1..=masters).map(|host| SocketAddr::from(([net, 0, 10, host], 2380))).collect();
+            let seen = || left.map_err(|why| anyhow::anyhow!(why.to_owned()));
+            let reasons = obstacles(scenario::find(name).unwrap(), &peers, seen);
+            assert_eq!(reasons.len(), expected.len(), "{name}: {reasons:?}");
+            for (reason, expected) in reasons.iter().zip(expected) {
+                assert!(reason.contains(expected), "{reason}");
+            }
+        };
+        let refused = || Err("run the drill as root");
+        check("leader-kill", 3, 127, refused(), &[]);
+        check("partition-leader", 3, 127, Ok(Vec::new()), &[]);
+        check("partition-leader", 3, 127, refused(), &["as root"]);
+        check("partition-leader", 3, 10, Ok(Vec::new()), &["loopback"]);
+        check("partition-half", 3, 127, Ok(Vec::new()), &["5 masters"]);
+        check("partition-half", 5, 127, Ok(Vec::new()), &[]);
+        let left = Ok(vec!["quorate_drill_7".parse().unwrap()]);
+        check("flapping-link", 3, 127, left, &["nft delete table inet quorate_drill_7"]);
     }
 }

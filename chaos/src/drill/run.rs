@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::BufReader;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,11 +20,13 @@ use super::preflight;
 use super::probe::{self, Apis, Lab, Seen};
 use super::report::{Check, FaultSpan, Figure, Run, Steady, Usual};
 use super::sample::{Probe, Role, Sample};
-use super::scenario::{Fault, Scenario, Victim};
+use super::scenario::{Fault, Link, Scenario, Signal, Victim};
 use super::store::Store;
-use super::target::{Identity, Target};
+use super::target::{Identity, Master, Target};
 use super::watchdog::{Armed, Undo};
 use crate::check::linearizable;
+use crate::fault::link::{self, Table, Way};
+use crate::fault::process;
 use crate::history::History;
 
 /// What comes before the steady state: first connections and caches.
@@ -91,7 +94,13 @@ struct Before {
 /// When the certificates cannot be used.
 pub async fn preflight(scenario: &Scenario, target: &Target) -> Result<Result<Vec<String>, Vec<String>>> {
     let stores = Store::of(target)?;
-    Ok(look(target, &stores).await.map(|before| victims(scenario, target, &before)))
+    Ok(bears(scenario, target, &stores).await.map(|before| victims(scenario, target, &before)))
+}
+
+/// Every reason why `scenario` cannot be done to this cluster on this machine, however well it is.
+pub fn obstacles(scenario: &Scenario, target: &Target) -> Vec<String> {
+    let peers: Vec<SocketAddr> = target.masters.iter().map(|master| master.peer).collect();
+    preflight::obstacles(scenario, &peers, link::left_behind)
 }
 
 /// Runs `scenario` once. Whatever happens, the fault is undone and nothing is left behind.
@@ -107,7 +116,7 @@ pub async fn run(
     say: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Run, RunError> {
     let stores = Store::of(target)?;
-    let before = look(target, &stores).await.map_err(RunError::Refused)?;
+    let before = bears(scenario, target, &stores).await.map_err(RunError::Refused)?;
     let mut not_measured = Vec::new();
     let apis = match connect(target).await {
         Ok(apis) => Some(apis),
@@ -141,7 +150,7 @@ pub async fn run(
     let driven = driven?;
     finished?;
     let lab = Arc::into_inner(lab).context("a probe is still there")?;
-    let masters = lab.stores.iter().map(|store| store.name.clone()).collect();
+    let masters: Vec<String> = lab.stores.iter().map(|store| store.name.clone()).collect();
     let has_api = lab.apis.is_some();
     let mut seen = lab.finish()?;
     checks.extend(same);
@@ -149,7 +158,7 @@ pub async fn run(
 
     let term_after = after.as_ref().map_or(before.term, |after| after.term);
     seen.settle(driven.end_ms);
-    checks.extend(judge(scenario, &seen, &driven, before.term, term_after, has_api));
+    checks.extend(judge(scenario, &seen, &driven, &masters, before.term, term_after, has_api));
     let at = settings.history.clone();
     let order = tokio::task::spawn_blocking(move || order(&at)).await.context("the check of the history panicked")?;
     checks.push(order?);
@@ -180,6 +189,8 @@ pub async fn run(
 struct Driven {
     steady_ms: f64,
     faults: Vec<FaultSpan>,
+    /// From when to when links were not whole, at the least.
+    cut: Option<(f64, f64)>,
     end_ms: f64,
 }
 
@@ -192,6 +203,17 @@ impl Driven {
         let fault_ms = self.faults.first().map_or(self.end_ms, |fault| fault.from_ms);
         Window { victim, fault_ms, end_ms: self.end_ms, term_before }
     }
+}
+
+/// What is known of a cluster that can bear `scenario`, or why it should not be drilled now.
+async fn bears(scenario: &Scenario, target: &Target, stores: &[Store]) -> Result<Before, Vec<String>> {
+    let mut reasons = obstacles(scenario, target);
+    match look(target, stores).await {
+        Ok(before) if reasons.is_empty() => return Ok(before),
+        Ok(_) => {}
+        Err(more) => reasons.extend(more),
+    }
+    Err(reasons)
 }
 
 async fn look(target: &Target, stores: &[Store]) -> Result<Before, Vec<String>> {
@@ -228,6 +250,10 @@ fn victims(scenario: &Scenario, target: &Target, before: &Before) -> Vec<String>
     match scenario.victim {
         Victim::Leader => vec![before.leader.clone()],
         Victim::Follower => before.followers.first().cloned().into_iter().collect(),
+        Victim::Minority => {
+            let others = before.followers.iter().take(((target.masters.len() - 1) / 2).saturating_sub(1));
+            std::iter::once(&before.leader).chain(others).cloned().collect()
+        }
         Victim::EveryMaster => target.masters.iter().map(|master| master.name.clone()).collect(),
     }
 }
@@ -261,11 +287,22 @@ async fn drive(
     check_steady(lab, steady_ms).map_err(|reason| RunError::Refused(vec![reason]))?;
 
     let mut faults = Vec::new();
-    for victim in victims(scenario, target, before) {
-        faults.push(hit(scenario, target, settings, lab, &victim, stop, say).await?);
+    let mut cut = None;
+    let victims = victims(scenario, target, before);
+    match scenario.fault {
+        Fault::Signal(signal) => {
+            for victim in &victims {
+                faults.push(strike(signal, scenario, target, settings, lab, victim, stop, say).await?);
+            }
+        }
+        Fault::Link(link) => {
+            let parted = part(link, scenario, target, settings, lab, &victims, stop, say).await?;
+            faults.extend(parted.faults);
+            cut = Some(parted.cut);
+        }
     }
     pause(AFTERMATH, stop).await?;
-    Ok(Driven { steady_ms, faults, end_ms: lab.clock.now_ms() })
+    Ok(Driven { steady_ms, faults, cut, end_ms: lab.clock.now_ms() })
 }
 
 /// # Errors
@@ -296,8 +333,9 @@ fn check_steady(lab: &Lab, from_ms: f64) -> Result<(), String> {
     Ok(())
 }
 
-/// Does it to one victim, and returns once that answers again.
-async fn hit(
+/// Sends a signal to one victim, and returns once that answers again.
+async fn strike(
+    signal: Signal,
     scenario: &Scenario,
     target: &Target,
     settings: &Settings,
@@ -307,12 +345,12 @@ async fn hit(
     say: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<FaultSpan, RunError> {
     let identity = target.master_process(victim)?;
-    let armed = match scenario.fault {
-        Fault::Stop => {
+    let armed = match signal {
+        Signal::Stop => {
             let patience = scenario.observe + WATCHDOG_SLACK;
             Some(Armed::arm(&settings.binary, Undo::Resume(identity), patience)?)
         }
-        Fault::Kill | Fault::Terminate => None,
+        Signal::Kill | Signal::Terminate => None,
     };
     if scenario.budget.contains(&"F3") {
         probe::send_in_flight(lab, victim);
@@ -322,10 +360,10 @@ async fn hit(
         }
     }
     let from_ms = lab.clock.now_ms();
-    match scenario.fault {
-        Fault::Kill => crate::fault::process::kill(identity.pid)?,
-        Fault::Stop => crate::fault::process::stop(identity.pid)?,
-        Fault::Terminate => crate::fault::process::terminate(identity.pid)?,
+    match signal {
+        Signal::Kill => process::kill(identity.pid)?,
+        Signal::Stop => process::stop(identity.pid)?,
+        Signal::Terminate => process::terminate(identity.pid)?,
     }
     say(&format!("{} to {victim} (process {})", scenario.fault.name(), identity.pid));
     pause(scenario.observe, stop).await?;
@@ -333,27 +371,89 @@ async fn hit(
         armed.undo()?;
         say(&format!("{victim} goes on"));
     }
-    let to_ms = back(scenario, target, lab, victim, identity, stop).await?;
+    let ended = match signal {
+        Signal::Kill | Signal::Terminate => Some(identity),
+        Signal::Stop => None,
+    };
+    let to_ms = back(target, lab, victim, ended, stop).await?;
     say(&format!("{victim} answers again, {:.1} s after the fault", (to_ms - from_ms) / 1e3));
     Ok(FaultSpan { victim: victim.to_owned(), what: scenario.fault.name().to_owned(), from_ms, to_ms })
 }
 
-/// When the victim answers again, and has caught up.
-async fn back(
+/// What became of links.
+struct Parted {
+    faults: Vec<FaultSpan>,
+    /// See [`Driven::cut`].
+    cut: (f64, f64),
+}
+
+/// Cuts the links between all victims and the other masters, and returns once they answer again.
+async fn part(
+    link: Link,
     scenario: &Scenario,
+    target: &Target,
+    settings: &Settings,
+    lab: &Arc<Lab>,
+    victims: &[String],
+    stop: &CancellationToken,
+    say: &(dyn Fn(&str) + Send + Sync),
+) -> Result<Parted, RunError> {
+    let (at_victims, at_others): (Vec<_>, Vec<_>) =
+        target.masters.iter().partition(|master| victims.contains(&master.name));
+    let peers = |masters: Vec<&Master>| masters.into_iter().map(|master| master.peer).collect::<Vec<_>>();
+    let ways = link.ways(&peers(at_victims), &peers(at_others));
+    let table = Table::of_this_process();
+    let armed = Armed::arm(&settings.binary, Undo::Mend(table), scenario.observe + WATCHDOG_SLACK)?;
+    table.make()?;
+    let begins_ms = lab.clock.now_ms();
+    lose(table, ways.clone()).await?;
+    let cut_ms = lab.clock.now_ms();
+    let what = scenario.fault.name();
+    say(&format!("{what} to {}", victims.join(", ")));
+    let end = time::Instant::now() + scenario.observe;
+    match link {
+        Link::Cut | Link::Mute => pause(scenario.observe, stop).await?,
+        Link::Flap(lasts) => {
+            let mut lost = true;
+            loop {
+                let left = end.saturating_duration_since(time::Instant::now());
+                pause(left.min(lasts), stop).await?;
+                if left <= lasts {
+                    break;
+                }
+                lost = !lost;
+                lose(table, if lost { ways.clone() } else { Vec::new() }).await?;
+            }
+        }
+    }
+    let mended_ms = lab.clock.now_ms();
+    armed.undo()?;
+    say("links are whole again");
+    let mut faults = Vec::new();
+    for victim in victims {
+        let to_ms = back(target, lab, victim, None, stop).await?;
+        faults.push(FaultSpan { victim: victim.clone(), what: what.to_owned(), from_ms: begins_ms, to_ms });
+    }
+    say(&format!("all follow one leader again, {:.1} s after the fault", (lab.clock.now_ms() - begins_ms) / 1e3));
+    Ok(Parted { faults, cut: (cut_ms, mended_ms) })
+}
+
+/// Probes do not wait for the program that does it.
+async fn lose(table: Table, ways: Vec<Way>) -> Result<()> {
+    tokio::task::spawn_blocking(move || table.lose(&ways)).await.context("nft panicked")?
+}
+
+/// When the victim answers again, in another process if one has ended, and has caught up.
+async fn back(
     target: &Target,
     lab: &Lab,
     victim: &str,
-    before: Identity,
+    ended: Option<Identity>,
     stop: &CancellationToken,
 ) -> Result<f64, RunError> {
     let deadline = time::Instant::now() + BACK_PATIENCE;
-    let restarted = matches!(scenario.fault, Fault::Kill | Fault::Terminate);
     loop {
-        let runs = match target.master_process(victim) {
-            Ok(identity) => !restarted || identity != before,
-            Err(_) => false,
-        };
+        let runs = target.master_process(victim).is_ok_and(|identity| Some(identity) != ended);
         if runs && answers(lab, victim).await {
             return Ok(lab.clock.now_ms());
         }
@@ -483,6 +583,7 @@ fn judge(
     scenario: &Scenario,
     seen: &Seen,
     driven: &Driven,
+    masters: &[String],
     term_before: u64,
     term_after: u64,
     has_api: bool,
@@ -496,6 +597,18 @@ fn judge(
     });
     if has_api {
         checks.push(measure::watches_are_whole(&seen.told, &seen.acknowledged, seen.relists));
+    }
+    if let (Fault::Link(link), Some(cut)) = (scenario.fault, driven.cut) {
+        let (victims, others): (Vec<&str>, Vec<&str>) = masters
+            .iter()
+            .map(String::as_str)
+            .partition(|name| driven.faults.iter().any(|fault| fault.victim == *name));
+        match link {
+            Link::Cut | Link::Mute => checks.push(measure::minority_is_silent(&seen.samples, &victims, cut)),
+            // What comes in between may be acknowledged.
+            Link::Flap(_) => {}
+        }
+        checks.push(measure::majority_goes_on(&seen.samples, &others, cut));
     }
     if scenario.victim == Victim::Follower {
         let window = driven.window(term_before);
@@ -530,7 +643,7 @@ fn figures(
         let value = match *id {
             "F1" | "F2" => measure::first_write(samples, window),
             "F3" => measure::in_flight(samples),
-            "F4" => measure::longest_gap(samples, window),
+            "F2 flap" | "F4" => measure::longest_gap(samples, window),
             "F4 failed" => Some(measure::failed(samples, window).len() as f64),
             "F5" => measure::next(samples, Probe::Pod, window),
             "F6" => measure::next(samples, Probe::Controller, window),

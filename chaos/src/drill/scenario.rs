@@ -1,6 +1,9 @@
 //! What can be drilled, and what each drill does.
 
+use std::net::SocketAddr;
 use std::time::Duration;
+
+use crate::fault::link::Way;
 
 /// One drill.
 #[derive(Debug, PartialEq, Eq)]
@@ -23,13 +26,23 @@ pub struct Scenario {
 pub enum Victim {
     Leader,
     Follower,
+    /// The leader, and as many followers as the others can do without.
+    Minority,
     /// One master after the other.
     EveryMaster,
 }
 
-/// What is done to the victim's process.
+/// What is done to the victims.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
+    /// To the process of one victim after the other.
+    Signal(Signal),
+    /// To the links between all victims and the other masters; clients reach every master.
+    Link(Link),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
     /// SIGKILL: a crash.
     Kill,
     /// SIGSTOP: it hangs, and its connections stay open.
@@ -38,34 +51,86 @@ pub enum Fault {
     Terminate,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Link {
+    /// Nothing goes either way.
+    Cut,
+    /// What victims send is lost; what is sent to them arrives.
+    Mute,
+    /// Cut and whole in turns, each for that long.
+    Flap(Duration),
+}
+
+impl Link {
+    /// What is lost while it is not whole; victims and others by where they listen for peers.
+    pub fn ways(self, victims: &[SocketAddr], others: &[SocketAddr]) -> Vec<Way> {
+        let mut ways = Vec::new();
+        for victim in victims {
+            for other in others {
+                ways.push(Way { from: *victim, to: *other });
+                match self {
+                    Self::Cut | Self::Flap(_) => ways.push(Way { from: *other, to: *victim }),
+                    Self::Mute => {}
+                }
+            }
+        }
+        ways
+    }
+}
+
 impl Fault {
-    /// The signal's name.
+    /// What is done to a victim, as in "SIGKILL to m1".
     pub fn name(self) -> &'static str {
         match self {
-            Self::Kill => "SIGKILL",
-            Self::Stop => "SIGSTOP",
-            Self::Terminate => "SIGTERM",
+            Self::Signal(Signal::Kill) => "SIGKILL",
+            Self::Signal(Signal::Stop) => "SIGSTOP",
+            Self::Signal(Signal::Terminate) => "SIGTERM",
+            Self::Link(Link::Cut) => "link cut",
+            Self::Link(Link::Mute) => "one-way link cut",
+            Self::Link(Link::Flap(_)) => "flapping link",
         }
     }
 
     /// What undoes it, and who does that.
     pub fn undone_by(self) -> &'static str {
         match self {
-            Self::Kill | Self::Terminate => "`quorate up` starts the process again, whether the drill lives or not",
-            Self::Stop => "SIGCONT; a watchdog process, armed before the fault, sends it should the drill not",
+            Self::Signal(Signal::Kill | Signal::Terminate) => {
+                "`quorate up` starts the process again, whether the drill lives or not"
+            }
+            Self::Signal(Signal::Stop) => {
+                "SIGCONT; a watchdog process, armed before the fault, sends it should the drill not"
+            }
+            Self::Link(_) => {
+                "the drill's nftables table is removed; a watchdog process, armed before the fault, does it should the \
+                 drill not"
+            }
+        }
+    }
+}
+
+impl Scenario {
+    /// With fewer masters it would be another drill, or none.
+    pub fn least_masters(&self) -> usize {
+        match self.victim {
+            // Of three, the largest minority with the leader is the leader.
+            Victim::Minority => 5,
+            Victim::Leader | Victim::Follower | Victim::EveryMaster => 3,
         }
     }
 }
 
 const OBSERVE: Duration = Duration::from_secs(3);
 
+/// About as long as members wait before they elect: each time it is open what they do.
+const FLAP: Duration = Duration::from_millis(300);
+
 /// In the order of `drill all`.
-pub static ALL: [Scenario; 5] = [
+pub static ALL: [Scenario; 9] = [
     Scenario {
         name: "leader-kill",
         about: "The leading master's process is killed.",
         victim: Victim::Leader,
-        fault: Fault::Kill,
+        fault: Fault::Signal(Signal::Kill),
         observe: OBSERVE,
         budget: &["F1", "F3", "F5", "F6", "F8"],
         most_terms: 1,
@@ -74,7 +139,7 @@ pub static ALL: [Scenario; 5] = [
         name: "leader-hang",
         about: "The leading master's process stops without a word, as if its machine hung, and goes on later.",
         victim: Victim::Leader,
-        fault: Fault::Stop,
+        fault: Fault::Signal(Signal::Stop),
         observe: OBSERVE,
         budget: &["F2"],
         most_terms: 1,
@@ -83,7 +148,7 @@ pub static ALL: [Scenario; 5] = [
         name: "leader-handoff",
         about: "The leading master is told to end, as for an upgrade.",
         victim: Victim::Leader,
-        fault: Fault::Terminate,
+        fault: Fault::Signal(Signal::Terminate),
         observe: OBSERVE,
         budget: &["F4", "F4 failed", "F7 pods", "F7 controllers"],
         most_terms: 1,
@@ -92,7 +157,7 @@ pub static ALL: [Scenario; 5] = [
         name: "follower-kill",
         about: "A following master's process is killed; clients of the others should not notice.",
         victim: Victim::Follower,
-        fault: Fault::Kill,
+        fault: Fault::Signal(Signal::Kill),
         observe: OBSERVE,
         budget: &[],
         most_terms: 0,
@@ -101,21 +166,56 @@ pub static ALL: [Scenario; 5] = [
         name: "rolling-restart",
         about: "Every master is told to end and starts again, one after the other, while clients go on.",
         victim: Victim::EveryMaster,
-        fault: Fault::Terminate,
+        fault: Fault::Signal(Signal::Terminate),
         observe: Duration::from_millis(500),
         budget: &["F18 failed", "F18 terms"],
         most_terms: 3,
     },
+    Scenario {
+        name: "partition-leader",
+        about: "The leading master and the others do not reach each other for a while; clients reach all.",
+        victim: Victim::Leader,
+        fault: Fault::Link(Link::Cut),
+        observe: OBSERVE,
+        budget: &["F2"],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "partition-one-way",
+        about: "What the leading master sends to the others is lost for a while; what they send to it arrives.",
+        victim: Victim::Leader,
+        fault: Fault::Link(Link::Mute),
+        observe: OBSERVE,
+        budget: &["F2"],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "partition-half",
+        about: "The leading master and a following one are together, and do not reach the other three for a while.",
+        victim: Victim::Minority,
+        fault: Fault::Link(Link::Cut),
+        observe: OBSERVE,
+        budget: &["F2"],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "flapping-link",
+        about: "The leading master's link to the others goes and comes back, every 300 ms, for six seconds.",
+        victim: Victim::Leader,
+        fault: Fault::Link(Link::Flap(FLAP)),
+        observe: Duration::from_secs(6),
+        budget: &["F2 flap"],
+        // The leader may lose its office once, and one vote may split. From then on the link
+        // is a follower's, whom pre-vote keeps from unseating anybody.
+        most_terms: 2,
+    },
 ];
 
 /// What the specification names and this version cannot do, with why.
-pub static UNSUPPORTED: [(&str, &str); 9] = [
+pub static UNSUPPORTED: [(&str, &str); 6] = [
     ("node-loss", "pods on nodes are not probed yet: only masters are drilled"),
     ("mass-node-loss", "needs more nodes than `quorate up` starts"),
-    ("partition-leader", "masters of `quorate up` share one network namespace and one source address"),
-    ("partition-half", "as partition-leader"),
-    ("flapping-link", "as partition-leader"),
-    ("latency", "as partition-leader"),
+    ("latency", "delaying packets needs netem, which not every kernel has; links are cut by nftables, which cannot"),
     ("disk-stall", "needs a disk under each master that can be stalled"),
     ("disk-full", "needs a disk of its own under each master"),
     ("clock-jump", "masters of `quorate up` share the machine's clock"),
@@ -147,7 +247,21 @@ mod tests {
                 assert!(budget::line(id).is_some(), "{} measures {id}", scenario.name);
             }
         }
-        assert!(find("partition-leader").unwrap_err().contains("not supported"));
+        assert!(find("latency").unwrap_err().contains("not supported"));
         assert!(find("nonsense").unwrap_err().contains("leader-kill"));
+    }
+
+    #[test]
+    fn a_link_is_lost_to_all_others_and_between_victims_it_stays() {
+        let at = |host: u8| SocketAddr::from(([127, 0, 10, host], 2380));
+        let check = |link: Link, expected: &[(u8, u8)]| {
+            let ways = link.ways(&[at(1), at(4)], &[at(2), at(3)]);
+            let expected: Vec<Way> = expected.iter().map(|(from, to)| Way { from: at(*from), to: at(*to) }).collect();
+            assert_eq!(ways, expected, "{link:?}");
+        };
+        let both = [(1, 2), (2, 1), (1, 3), (3, 1), (4, 2), (2, 4), (4, 3), (3, 4)];
+        check(Link::Cut, &both);
+        check(Link::Flap(FLAP), &both);
+        check(Link::Mute, &[(1, 2), (1, 3), (4, 2), (4, 3)]);
     }
 }

@@ -30,6 +30,7 @@ pub struct Master {
     pub name: String,
     pub api: SocketAddr,
     pub client: SocketAddr,
+    pub peer: SocketAddr,
 }
 
 /// The processes of a cluster; those that do not run are absent.

@@ -1,10 +1,12 @@
 //! The dead man's switch: a process of its own that undoes a fault when the drill does not,
 //! because it was killed, hangs, or runs on past its time.
 
+use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::str::FromStr;
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -12,29 +14,57 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::target::Identity;
+use crate::fault::link::Table;
 use crate::fault::process;
 
 /// Ends the watchdog without an action.
 const DISARM: &str = "disarm";
 
-/// Who is let go on, or ended, should the drill not do it.
+/// What is undone, should the drill not do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Undo {
+    /// Lets a process go on that was stopped.
     Resume(Identity),
     /// Asks a process to end: a cluster that the drill started for itself.
     End(Identity),
+    /// Makes links whole.
+    Mend(Table),
 }
 
 impl Undo {
-    /// Does it, unless the process is gone.
+    /// Does it, unless there is nothing to undo any more.
     ///
     /// # Errors
-    /// When the signal cannot be sent.
+    /// When the signal cannot be sent, or the table not be removed.
     pub fn run(self) -> Result<()> {
         match self {
             Self::Resume(identity) if identity.is_there() => process::resume(identity.pid),
             Self::End(identity) if identity.is_there() => process::signal(identity.pid, Signal::SIGINT),
             Self::Resume(_) | Self::End(_) => Ok(()),
+            Self::Mend(table) => table.remove(),
+        }
+    }
+}
+
+impl fmt::Display for Undo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resume(identity) => write!(f, "resume={identity}"),
+            Self::End(identity) => write!(f, "end={identity}"),
+            Self::Mend(table) => write!(f, "mend={table}"),
+        }
+    }
+}
+
+impl FromStr for Undo {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once('=') {
+            Some(("resume", identity)) => identity.parse().map(Self::Resume),
+            Some(("end", identity)) => identity.parse().map(Self::End),
+            Some(("mend", table)) => table.parse().map(Self::Mend),
+            _ => Err(format!("{text:?} is not of the form resume=PID:START, end=PID:START or mend=TABLE")),
         }
     }
 }
@@ -54,12 +84,8 @@ impl Armed {
     /// # Errors
     /// When it cannot be started: the fault must not happen then.
     pub fn arm(binary: &Path, undo: Undo, patience: Duration) -> Result<Self> {
-        let flag = match undo {
-            Undo::Resume(identity) => format!("--resume={identity}"),
-            Undo::End(identity) => format!("--end={identity}"),
-        };
         let mut watchdog = Command::new(binary)
-            .args(["drill", "watchdog", &flag, &format!("--after={}", patience.as_secs_f64())])
+            .args(["drill", "watchdog", &undo.to_string(), &format!("--after={}", patience.as_secs_f64())])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             // Ctrl-C in the terminal is the drill's to handle.
@@ -128,5 +154,22 @@ pub fn watch(undo: Undo, patience: Duration) -> Result<()> {
     match words.recv_timeout(patience) {
         Ok(true) => Ok(()),
         Ok(false) | Err(_) => undo.run(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watchdog_is_told_what_to_undo() {
+        let identity = Identity { pid: 7, start_ticks: 9 };
+        let mend = Undo::Mend("quorate_drill_7".parse().unwrap());
+        for undo in [Undo::Resume(identity), Undo::End(identity), mend] {
+            assert_eq!(undo.to_string().parse(), Ok(undo));
+        }
+        for text in ["", "resume", "resume=7", "mend=filter", "kill=7:9"] {
+            assert!(text.parse::<Undo>().is_err(), "{text:?}");
+        }
     }
 }

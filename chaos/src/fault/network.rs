@@ -3,13 +3,12 @@
 //! does, however that ends.
 
 use std::fs;
-use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, setns};
 
 /// How long making a namespace may take.
@@ -76,14 +75,8 @@ impl Holder {
 
     fn run(&self, program: &str, arguments: &[&str], input: &str) -> Result<()> {
         let mut command = self.enter(program);
-        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-        child.stdin.take().context("a pipe")?.write_all(input.as_bytes())?;
-        let output = child.wait_with_output()?;
-        if !output.status.success() {
-            bail!("{program} failed on\n{input}\n{}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(())
+        command.args(arguments);
+        super::feed(command, input)
     }
 }
 

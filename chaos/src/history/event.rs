@@ -265,6 +265,7 @@ pub struct Line {
     pub at_nanos: u64,
     #[serde(flatten)]
     pub event: Event,
+}
 
 impl Keys {
     pub fn contains(&self, key: &str) -> bool {

@@ -38,6 +38,7 @@ pub enum HistoryError {
     TooLong,
 }
 
+/// One request and what became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Operation {
     pub id: OperationId,
@@ -351,7 +352,7 @@ mod tests {
     #[test]
     fn a_disk_that_is_full_is_told_at_the_end() {
         struct Full;
-        impl Write for Full {
+        impl std::io::Write for Full {
             fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
                 Err(std::io::ErrorKind::StorageFull.into())
             }

@@ -1,6 +1,8 @@
 //! What proofs print.
 
-use super::event::{Answer, Client, Event, EventKind, KeyValue, Member, Read, Reply, Request, Revision, Term, WatchEvent};
+use super::event::{
+    Answer, Client, EventKind, KeyValue, Keys, Member, Read, Reply, Request, Revision, Term, WatchEvent,
+};
 use super::{Operation, Outcome, Watch};
 
 impl std::fmt::Display for Revision {

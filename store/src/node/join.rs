@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::identity::{self, Identity, Joined};
 use crate::config::{ClusterState, Config};
 use crate::error::StartError;
-use crate::peer::{self, PeerTls, Verdict};
+use crate::peer::{self, Dialer, Verdict};
 
 /// How long one peer may take to say who it is.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
@@ -22,8 +22,6 @@ const JOIN_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_WAIT: Duration = Duration::from_millis(200);
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-type Tls<'a> = Option<&'a PeerTls>;
-
 /// Who this process is, whose data directory is new (`known` is none) or was left while it
 /// joined. `advertised` is where its peers will reach it.
 ///
@@ -34,7 +32,7 @@ pub(super) async fn introduce(
     known: Option<Identity>,
     advertised: &str,
     client_urls: &[String],
-    tls: Tls<'_>,
+    dialer: &Dialer,
 ) -> Result<Identity, StartError> {
     let asking = match known {
         Some(identity) if identity.joined == Joined::Asking => Some(identity),
@@ -47,13 +45,13 @@ pub(super) async fn introduce(
     };
     if asking.is_none() && config.initial_cluster_state == ClusterState::New {
         let identity = identity::found(config, String::new());
-        for (address, peer) in describe_all(config, tls).await {
+        for (address, peer) in describe_all(config, dialer).await {
             may_found(&identity, &address, &peer).map_err(StartError::Join)?;
         }
         identity.store(&config.data_dir)?;
         return Ok(identity);
     }
-    join(config, asking, advertised, client_urls, tls).await
+    join(config, asking, advertised, client_urls, dialer).await
 }
 
 /// Whether a founder may begin, given what a peer says. One that lost its data may not: the
@@ -101,14 +99,14 @@ async fn join(
     mut identity: Option<Identity>,
     advertised: &str,
     client_urls: &[String],
-    tls: Tls<'_>,
+    dialer: &Dialer,
 ) -> Result<Identity, StartError> {
     let own: BTreeSet<&str> = peer::split(advertised).collect();
     let deadline = Instant::now() + config.join_timeout;
     let mut say = Instant::now();
     loop {
         let mut found = "no other member answers".to_owned();
-        for (address, peer) in describe_all(config, tls).await {
+        for (address, peer) in describe_all(config, dialer).await {
             let directory = identity.as_ref().map_or(0, |identity| identity.directory);
             match place(&own, &peer, directory) {
                 Place::Unknown if peer.members.is_empty() => {}
@@ -130,7 +128,7 @@ async fn join(
                         .unwrap_or_else(|| identity::join(config, ids, peer.generation));
                     // Kept first: the cluster will not tie the member to another directory.
                     asking.store(&config.data_dir)?;
-                    match tie(&asking, &address, client_urls, tls).await {
+                    match tie(&asking, &address, client_urls, dialer).await {
                         Ok(()) => {
                             asking.joined = Joined::Tied;
                             asking.store(&config.data_dir)?;
@@ -161,7 +159,7 @@ enum Untied {
     NotYet(String),
 }
 
-async fn tie(identity: &Identity, address: &str, client_urls: &[String], tls: Tls<'_>) -> Result<(), Untied> {
+async fn tie(identity: &Identity, address: &str, client_urls: &[String], dialer: &Dialer) -> Result<(), Untied> {
     let request = wire::JoinRequest {
         cluster_id: identity.cluster_id,
         member: identity.member_id,
@@ -169,7 +167,7 @@ async fn tie(identity: &Identity, address: &str, client_urls: &[String], tls: Tl
         name: identity.name.clone(),
         client_urls: client_urls.to_vec(),
     };
-    let mut client = peer::stranger(address, tls);
+    let mut client = dialer.client(address);
     match tokio::time::timeout(JOIN_TIMEOUT, client.join(request)).await {
         Ok(Ok(answer)) => match answer.into_inner().refusal {
             refusal if refusal.is_empty() => Ok(()),
@@ -181,10 +179,10 @@ async fn tie(identity: &Identity, address: &str, client_urls: &[String], tls: Tl
 }
 
 /// What each of the other configured members says, of those that answer.
-async fn describe_all(config: &Config, tls: Tls<'_>) -> Vec<(String, wire::DescribeResponse)> {
+async fn describe_all(config: &Config, dialer: &Dialer) -> Vec<(String, wire::DescribeResponse)> {
     let others = config.initial_cluster.iter().filter(|(name, _)| *name != config.name);
     let asked = others.map(async |(_, address)| {
-        let mut client = peer::stranger(address, tls);
+        let mut client = dialer.client(address);
         let answer = tokio::time::timeout(ASK_TIMEOUT, client.describe(wire::DescribeRequest {})).await;
         Some((address.clone(), answer.ok()?.ok()?.into_inner()))
     });

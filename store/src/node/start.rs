@@ -24,7 +24,9 @@ use super::{Inner, MAX_EXPORTS, Store, join, upkeep};
 use crate::config::{Config, PeerTrust, Serves};
 use crate::error::StartError;
 use crate::fs::Disk;
-use crate::peer::{Identity, MAX_MESSAGE_BYTES, Memory, Patience, PeerService, PeerTls, Peers, Presence, Roster};
+use crate::peer::{
+    Dialer, Identity, MAX_MESSAGE_BYTES, Memory, Patience, PeerService, PeerTls, Peers, Presence, Roster,
+};
 use crate::raft::snapshot::Area;
 use crate::raft::{self, Factory, Flushed, Node, Raft, StateMachine, Timing, Waiters};
 use crate::wal::Wal;
@@ -49,8 +51,8 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
         advertised => advertised.to_vec(),
     };
     let advertised = config.advertise_peer.clone().unwrap_or_else(|| peer_address.to_string());
-    let tls_of_peers = peer_tls(&config)?;
-    let mut known = join::introduce(&config, known, &advertised, &client_urls, tls_of_peers.as_ref()).await?;
+    let dialer = Dialer { tls: peer_tls(&config)?, from: config.dial_from };
+    let mut known = join::introduce(&config, known, &advertised, &client_urls, &dialer).await?;
 
     let mut log_config = wal::Config::new(config.data_dir.join("wal"));
     log_config.segment_size_bytes = config.log_segment_bytes;
@@ -77,7 +79,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     };
     let state_machine = |source| StartError::StateMachine { path: config.data_dir.join("db"), source };
     let roster = Roster::new(Arc::clone(&engine)).map_err(state_machine)?;
-    let peers = Arc::new(Peers::new(own, tls_of_peers, Arc::clone(&roster)));
+    let peers = Arc::new(Peers::new(own, dialer, Arc::clone(&roster)));
 
     let cancel = CancellationToken::new();
     let tasks = TaskTracker::new();

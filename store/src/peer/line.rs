@@ -24,8 +24,9 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::Status;
 
+use super::dial::CONNECT_TIMEOUT;
 use super::frame::{self, Frame, Kind, MAGIC};
-use super::{CONNECT_TIMEOUT, KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
+use super::{KEEPALIVE_INTERVAL, KEEPALIVE_TIMEOUT};
 
 /// Bytes that wait to be written before who has more to say has to wait; one message more
 /// always fits. As much as is in flight to a peer a hundred milliseconds away.

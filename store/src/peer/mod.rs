@@ -4,6 +4,7 @@
 //! Always: a message of another cluster, of another generation, or meant for
 //! another member is refused before anything looks at it.
 
+mod dial;
 mod frame;
 mod line;
 mod line_server;
@@ -16,20 +17,13 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use hyper_util::rt::TokioIo;
-use quorate_proto::raft::{self as wire, peer_client};
-use quorate_transport::gather::Gathering;
-use quorate_transport::tls::{Reloading, STORE_SERVER_NAME};
-use rustls::ClientConfig;
-use rustls::pki_types::ServerName;
+use quorate_proto::raft as wire;
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio_rustls::TlsConnector;
 use tonic::Status;
-use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::transport::Channel;
 
+pub(crate) use self::dial::{Dialer, PeerClient, PeerTls, split};
 pub(crate) use self::frame::MAGIC;
 pub(crate) use self::line::Line;
 pub(crate) use self::line_server::serve as serve_line;
@@ -38,21 +32,13 @@ pub(crate) use self::roster::{Known, Members, Roster};
 pub(crate) use self::server::{Memory, PeerService};
 pub(crate) use self::verdict::Verdict;
 
-/// A client of one peer.
-pub(crate) type PeerClient = peer_client::PeerClient<Channel>;
-
 /// The largest message between members: a batch of entries, plus one entry.
 pub(crate) const MAX_MESSAGE_BYTES: usize = 64 << 20;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How often a connection is tested, and how long the answer may take: a peer whose
 /// machine vanished is noticed although TCP says nothing.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(1);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Bytes in flight on one stream: a batch of entries must not wait for windows.
-const WINDOW_BYTES: u32 = 8 << 20;
 
 /// Who this process is to its peers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,18 +92,10 @@ pub(crate) enum Lane {
     Presence,
 }
 
-/// This member's side of a connection that it dials.
-#[derive(Clone)]
-pub(crate) struct PeerTls {
-    pub(crate) config: Arc<Reloading<ClientConfig>>,
-    /// Members are known by the store's own name and not by the host that was dialled.
-    pub(crate) by_key: bool,
-}
-
 /// The channels to the peers, opened at their first use.
 pub(crate) struct Peers {
     identity: Identity,
-    tls: Option<PeerTls>,
+    dialer: Dialer,
     roster: Arc<Roster>,
     moved: Mutex<HashMap<u64, Moved>>,
     verdict: watch::Sender<Option<Verdict>>,
@@ -142,11 +120,10 @@ struct Acknowledged {
 }
 
 impl Peers {
-    /// Without `tls`, members talk in plain text.
-    pub(crate) fn new(identity: Identity, tls: Option<PeerTls>, roster: Arc<Roster>) -> Self {
+    pub(crate) fn new(identity: Identity, dialer: Dialer, roster: Arc<Roster>) -> Self {
         Self {
             identity,
-            tls,
+            dialer,
             roster,
             moved: Mutex::default(),
             verdict: watch::Sender::new(None),
@@ -217,6 +194,10 @@ impl Peers {
         self.verdict.subscribe()
     }
 
+    fn dialer(&self) -> &Dialer {
+        &self.dialer
+    }
+
     pub(crate) fn identity(&self) -> Identity {
         self.identity
     }
@@ -259,12 +240,12 @@ impl Peers {
         let channel = match known {
             Some((_, channel)) => channel.clone(),
             None => {
-                let channel = open(&address, self.tls.as_ref());
+                let channel = self.dialer.channel(&address);
                 channels.insert((target, lane), (address, channel.clone()));
                 channel
             }
         };
-        client(channel)
+        dial::client(channel)
     }
 
     /// A line to `target`, which the caller knows to be at `known`: another one if the last
@@ -275,87 +256,48 @@ impl Peers {
         if let Some((_, line)) = lines.get(&(target, lane)).filter(|(at, line)| *at == address && line.is_open()) {
             return line.clone();
         }
-        let line =
-            Line::open(dial(split(&address).map(str::to_owned).collect(), self.tls.clone()), self.origin(target));
+        let line = Line::open(self.dialer.dial(&address), self.origin(target));
         lines.insert((target, lane), (address, line.clone()));
         line
     }
 }
 
-fn client(channel: Channel) -> PeerClient {
-    PeerClient::new(channel).max_decoding_message_size(MAX_MESSAGE_BYTES).max_encoding_message_size(MAX_MESSAGE_BYTES)
-}
-
-/// A client of whoever listens at `addresses`: for a process that does not know its
-/// cluster yet.
-pub(crate) fn stranger(addresses: &str, tls: Option<&PeerTls>) -> PeerClient {
-    client(open(addresses, tls))
-}
-
-/// The `host:port`s of a member, which are separated by commas.
-pub(crate) fn split(addresses: &str) -> impl Iterator<Item = &str> {
-    addresses.split(',').map(str::trim).filter(|address| !address.is_empty())
-}
-
-fn open(addresses: &str, tls: Option<&PeerTls>) -> Channel {
-    // A member has several addresses, a URI only one: dialling knows them.
-    let endpoint = Endpoint::from_static("http://peer")
-        .connect_timeout(CONNECT_TIMEOUT)
-        .initial_stream_window_size(WINDOW_BYTES)
-        .initial_connection_window_size(WINDOW_BYTES)
-        .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
-        .keep_alive_timeout(KEEPALIVE_TIMEOUT)
-        .keep_alive_while_idle(true);
-    let tls = tls.cloned();
-    let addresses: Arc<[String]> = split(addresses).map(str::to_owned).collect();
-    let dial = tower::service_fn(move |_: Uri| {
-        let dialled = dial(Arc::clone(&addresses), tls.clone());
-        async move { dialled.await.map(|stream| TokioIo::new(Gathering::new(stream))) }
-    });
-    endpoint.connect_with_connector_lazy(dial)
-}
-
-trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// A peer that is known by its key may answer at any address: it holds a certificate of
-/// the cluster's authority for members of a store.
-async fn dial(addresses: Arc<[String]>, tls: Option<PeerTls>) -> std::io::Result<Box<dyn Duplex>> {
-    let mut failed = std::io::Error::new(std::io::ErrorKind::InvalidInput, "the member has no address");
-    for address in addresses.iter() {
-        match TcpStream::connect(address).await {
-            Ok(stream) => return secure(stream, address, tls).await,
-            Err(error) => failed = error,
-        }
-    }
-    Err(failed)
-}
-
-async fn secure(stream: TcpStream, address: &str, tls: Option<PeerTls>) -> std::io::Result<Box<dyn Duplex>> {
-    stream.set_nodelay(true)?;
-    Ok(match tls {
-        None => Box::new(stream),
-        Some(tls) => {
-            let host = address.rsplit_once(':').map_or(address, |(host, _)| host).trim_matches(['[', ']']);
-            let name = if tls.by_key { STORE_SERVER_NAME } else { host };
-            let name = ServerName::try_from(name.to_owned()).map_err(std::io::Error::other)?;
-            Box::new(TlsConnector::from(tls.config.current()).connect(name, stream).await?)
-        }
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
+    use tokio::net::TcpListener;
     use tonic::Code;
 
     use super::*;
     use crate::mvcc::{self, Engine};
 
     fn sample() -> (Peers, tempfile::TempDir) {
+        sample_with(Dialer::default())
+    }
+
+    fn sample_with(dialer: Dialer) -> (Peers, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let engine = Engine::open(mvcc::Config::new(directory.path().join("db"))).unwrap();
         let identity = Identity { cluster_id: 7, member_id: 2, generation: 3, incarnation: 0, directory: 5 };
-        (Peers::new(identity, None, Roster::new(Arc::new(engine)).unwrap()), directory)
+        (Peers::new(identity, dialer, Roster::new(Arc::new(engine)).unwrap()), directory)
+    }
+
+    #[tokio::test]
+    async fn whatever_is_dialled_is_dialled_from_the_address_that_is_set() {
+        let from: IpAddr = "127.0.0.7".parse().unwrap();
+        let (peers, _directory) = sample_with(Dialer { from: Some(from), ..Dialer::default() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let known = listener.local_addr().unwrap().to_string();
+        let accepted = async || listener.accept().await.unwrap().1.ip();
+        let _line = peers.line(1, &known, Lane::Entries);
+        assert_eq!(accepted().await, from, "a line");
+        let mut client = peers.client(1, &known, Lane::Control);
+        let asking = tokio::spawn(async move { client.describe(wire::DescribeRequest {}).await });
+        assert_eq!(accepted().await, from, "a channel");
+        asking.abort();
+        assert!(!presence::refuses(peers.dialer(), &known).await);
+        assert_eq!(accepted().await, from, "a look whether anybody listens");
     }
 
     #[test]

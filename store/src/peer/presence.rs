@@ -19,13 +19,12 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use quorate_proto::raft as wire;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Lane, Peers};
+use super::{Dialer, Lane, Peers};
 use crate::raft::{Raft, Role, View, log_order};
 use crate::wal::Wal;
 
@@ -237,7 +236,7 @@ impl Presence {
         let mut for_good = false;
         if !self.has_ended(reign) && !self.is_silent() {
             let Some(node) = view.node(reign.leader) else { return false };
-            for_good = refuses(&self.peers.address(reign.leader, &node.peer_address)).await;
+            for_good = refuses(self.peers.dialer(), &self.peers.address(reign.leader, &node.peer_address)).await;
             if !for_good {
                 return false;
             }
@@ -259,7 +258,7 @@ impl Presence {
                 while let Some(Ok(_)) = stream.next().await {}
                 lost = true;
             }
-            if lost && refuses(&self.peers.address(peer, &address)).await {
+            if lost && refuses(self.peers.dialer(), &self.peers.address(peer, &address)).await {
                 lost = false;
                 self.ended(peer).await;
             }
@@ -386,9 +385,9 @@ fn reign_of(view: &View) -> Option<Followed> {
 }
 
 /// Whether nobody listens at any of `addresses`, said by the machine itself.
-async fn refuses(addresses: &str) -> bool {
+pub(super) async fn refuses(dialer: &Dialer, addresses: &str) -> bool {
     for address in super::split(addresses) {
-        match tokio::time::timeout(PROBE_TIMEOUT, TcpStream::connect(address)).await {
+        match tokio::time::timeout(PROBE_TIMEOUT, dialer.connect(address)).await {
             Ok(Err(error)) if error.kind() == io::ErrorKind::ConnectionRefused => {}
             Ok(_) | Err(_) => return false,
         }
@@ -404,9 +403,9 @@ mod tests {
     async fn a_closed_port_refuses_and_an_open_one_does_not() {
         let address = quorate_transport::loopback::free_address();
         let listener = tokio::net::TcpListener::bind(address).await.unwrap();
-        assert!(!refuses(&address.to_string()).await);
+        assert!(!refuses(&Dialer::default(), &address.to_string()).await);
         drop(listener);
-        assert!(refuses(&address.to_string()).await);
+        assert!(refuses(&Dialer::default(), &address.to_string()).await);
     }
 
     fn undecided() -> Ended {
