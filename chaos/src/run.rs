@@ -76,6 +76,8 @@ pub struct Summary {
     excused: Option<usize>,
     /// Spans without a majority in order.
     no_majority: Vec<(u64, u64)>,
+    /// When clients were told to end.
+    asked_until: u64,
 }
 
 /// Runs and checks. The history and the logs stay in the folder of the members.
@@ -146,6 +148,7 @@ async fn record(options: &Options, network: Option<&Network>) -> Result<Summary>
     }
     members.mend()?;
     whole(&run, &mut members, &mut summary).await?;
+    summary.asked_until = run.recorder.now_nanos();
     run.end();
     while clients.join_next().await.is_some() {}
 
@@ -299,7 +302,7 @@ fn verdict(options: &Options, mut summary: Summary) -> Result<Summary> {
     summary.revision =
         history.operations.iter().filter_map(|operation| operation.written_at()).max().unwrap_or_default().0;
     summary.terms = history.roles.iter().map(|report| report.term.0).max().unwrap_or_default();
-    summary.longest_gap = longest_gap(&history, &summary.no_majority);
+    summary.longest_gap = longest_gap(&history, &summary.no_majority, summary.asked_until);
     Ok(summary)
 }
 
@@ -325,10 +328,12 @@ pub fn check(history: &History, members: &[Member], summary: &mut Summary) {
     }
 }
 
-/// The longest time between two acknowledged writes that touches none of the spans.
-fn longest_gap(history: &History, no_majority: &[(u64, u64)]) -> Duration {
+/// The longest time between two acknowledged writes that touches none of the spans, as long as
+/// clients asked for writes.
+fn longest_gap(history: &History, no_majority: &[(u64, u64)], asked_until: u64) -> Duration {
     let writes = history.operations.iter().filter(|operation| operation.written_at().is_some());
-    let mut times: Vec<u64> = writes.filter_map(|operation| operation.acknowledged_nanos()).collect();
+    let times = writes.filter_map(|operation| operation.acknowledged_nanos());
+    let mut times: Vec<u64> = times.filter(|at| *at <= asked_until).collect();
     times.sort_unstable();
     let gaps = times.windows(2).filter(|pair| !no_majority.iter().any(|span| span.0 < pair[1] && pair[0] < span.1));
     Duration::from_nanos(gaps.map(|pair| pair[1] - pair[0]).max().unwrap_or_default())
