@@ -188,11 +188,16 @@ pub(crate) fn watches_are_whole(
         for (name, _) in events {
             *counts.entry(name).or_default() += 1;
         }
-        let lost = acknowledged.iter().filter(|name| !counts.contains_key(name.as_str())).count();
+        let missing: Vec<&str> =
+            acknowledged.iter().map(String::as_str).filter(|name| !counts.contains_key(name)).collect();
+        let lost = missing.len();
         let twice = counts.values().filter(|count| **count > 1).count();
         let back = events.windows(2).filter(|pair| pair[1].1 <= pair[0].1).count();
         if lost + twice + back > 0 {
-            wrong.push(format!("the watch that began at {watcher}: {lost} lost, {twice} twice, {back} out of order"));
+            let first = missing.first().map(|name| format!(" (first {name})")).unwrap_or_default();
+            wrong.push(format!(
+                "the watch that began at {watcher}: {lost} lost{first}, {twice} twice, {back} out of order"
+            ));
         }
     }
     let detail = if wrong.is_empty() {

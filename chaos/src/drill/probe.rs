@@ -69,7 +69,9 @@ pub(super) struct Lab {
     pub(super) stop: CancellationToken,
     /// Ends the watches.
     pub(super) watching: CancellationToken,
-    pub(super) tasks: TaskTracker,
+    /// Those who ask; they end what they are at.
+    pub(super) asking: TaskTracker,
+    pub(super) watchers: TaskTracker,
 }
 
 pub(super) struct Apis {
@@ -108,7 +110,8 @@ impl Lab {
             values: AtomicU64::new(0),
             stop: CancellationToken::new(),
             watching: CancellationToken::new(),
-            tasks: TaskTracker::new(),
+            asking: TaskTracker::new(),
+            watchers: TaskTracker::new(),
         }
     }
 
@@ -258,7 +261,7 @@ where
     F: Future<Output = ()> + Send + 'static,
 {
     let lab = Arc::clone(lab);
-    let tasks = lab.tasks.clone();
+    let tasks = lab.asking.clone();
     tasks.spawn(async move {
         let mut ticks = time::interval(Duration::from_secs(1) / a_second);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Burst);
@@ -267,7 +270,7 @@ where
                 _ = ticks.tick() => {}
                 () = lab.stop.cancelled() => return,
             }
-            lab.tasks.spawn(work(Arc::clone(&lab), number));
+            lab.asking.spawn(work(Arc::clone(&lab), number));
         }
     });
 }
@@ -288,7 +291,7 @@ pub(super) fn start(lab: &Arc<Lab>) {
         });
     }
     let Some(apis) = &lab.apis else { return };
-    lab.tasks.spawn(client(Arc::clone(lab)));
+    lab.asking.spawn(client(Arc::clone(lab)));
     steadily(lab, PODS_A_SECOND, |lab, number| async move {
         let name = format!("pod-{number}");
         let path = format!("/api/v1/namespaces/{}/pods", lab.namespace);
@@ -301,7 +304,7 @@ pub(super) fn start(lab: &Arc<Lab>) {
     });
     for home in 0..apis.masters.len() {
         for watched in [Watched::ConfigMaps, Watched::Pods, Watched::ReplicaSets] {
-            lab.tasks.spawn(watcher(Arc::clone(lab), home, watched));
+            lab.watchers.spawn(watcher(Arc::clone(lab), home, watched));
         }
     }
 }
@@ -331,7 +334,7 @@ pub(super) fn send_in_flight(lab: &Arc<Lab>, victim: &str) {
     for (member, store) in lab.stores.iter().enumerate().filter(|(_, store)| store.name != victim) {
         for number in 0..IN_FLIGHT {
             let (lab, key) = (Arc::clone(lab), format!("{}{}-{number}", lab.in_flight(), store.name));
-            lab.tasks.clone().spawn(async move { lab.write(Probe::InFlight, member, &key).await });
+            lab.asking.clone().spawn(async move { lab.write(Probe::InFlight, member, &key).await });
         }
     }
 }

@@ -482,16 +482,18 @@ async fn answers(lab: &Lab, victim: &str) -> bool {
 
 /// Waits for what was asked for, then ends the watches.
 async fn finish(lab: &Arc<Lab>, patiently: bool) -> Result<()> {
+    lab.asking.close();
+    // Requests end by themselves. Only then is it known what watchers have to be told.
+    if time::timeout(probe::PATIENCE * 2, lab.asking.wait()).await.is_err() {
+        bail!("a probe did not end");
+    }
     let deadline = time::Instant::now() + FINISH_PATIENCE;
     while patiently && time::Instant::now() < deadline && !lab.lock().is_settled() {
         time::sleep(LOOK).await;
     }
     lab.watching.cancel();
-    lab.tasks.close();
-    // Requests end by themselves.
-    if time::timeout(probe::PATIENCE * 2 + FINISH_PATIENCE, lab.tasks.wait()).await.is_err() {
-        bail!("a probe did not end");
-    }
+    lab.watchers.close();
+    lab.watchers.wait().await;
     Ok(())
 }
 

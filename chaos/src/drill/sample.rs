@@ -60,7 +60,7 @@ impl Probe {
 #[serde(rename_all = "kebab-case")]
 pub enum Outcome {
     Ok,
-    /// Nobody listened there: it was never sent.
+    /// No server acted on it, and its client knows.
     Unreachable,
     /// It was answered with an error, or the connection broke, or no answer came in time.
     Failed,

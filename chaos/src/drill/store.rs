@@ -14,7 +14,7 @@ use quorate_transport::channel::channel;
 use quorate_transport::tls;
 use tokio::time;
 use tonic::transport::Channel;
-use tonic::{Code, Response, Status};
+use tonic::{Response, Status};
 
 use super::sample::Outcome;
 use super::target::Target;
@@ -104,19 +104,26 @@ async fn within<T>(patience: Duration, call: impl Future<Output = Result<Respons
     }
 }
 
-/// Whether a request that failed was ever sent.
+/// Whether the server may have seen a request that failed.
 pub(crate) fn outcome(status: &Status) -> Outcome {
-    let refused = status.code() == Code::Unavailable && was_refused(status);
-    if refused { Outcome::Unreachable } else { Outcome::Failed }
+    if was_refused(status) { Outcome::Unreachable } else { Outcome::Failed }
 }
 
-/// Whether somewhere below `error` nobody accepted the connection.
+/// Whether somewhere below `error` it says that no server acted on the request: nobody
+/// accepted the connection, it was not sent any more, or the server closed the connection in
+/// an orderly way and named it as one that it did not take (RFC 9113, section 6.8). Clients
+/// of Go repeat such requests without a word.
 pub(crate) fn was_refused(error: &(dyn std::error::Error + 'static)) -> bool {
     let mut next = Some(error);
     while let Some(error) = next {
-        if let Some(io) = error.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::ConnectionRefused
-        {
+        let unconnected = error
+            .downcast_ref::<std::io::Error>()
+            .is_some_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+        let unsent = error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled);
+        let untaken = error
+            .downcast_ref::<h2::Error>()
+            .is_some_and(|error| error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR));
+        if unconnected || unsent || untaken {
             return true;
         }
         next = error.source();
