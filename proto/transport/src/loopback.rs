@@ -12,10 +12,10 @@ static NEXT_PORT: AtomicU16 = AtomicU16::new(FIRST_PORT);
 /// the end of a process and its next start.
 ///
 /// A free port of 127.0.0.1 does not: it may become the local port of any connection on
-/// the machine. Connections do not start from other loopback addresses, and this process
-/// has one of its own, named after its id. Whether somebody listens is asked with a
-/// connection: a listener that looks and closes lives on, for a moment, in a child that
-/// another thread forks meanwhile.
+/// the machine. This process has a loopback address of its own, named after its id, from
+/// which only its members dial, and from ports above those that are given out here. Whether
+/// somebody listens is asked with a connection: a listener that looks and closes lives on,
+/// for a moment, in a child that another thread forks meanwhile.
 ///
 /// # Panics
 /// When it was called some 55,000 times.
