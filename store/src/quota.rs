@@ -12,9 +12,13 @@ const KEY_OVERHEAD_BYTES: u64 = 256;
 /// What etcd reckons a lease to cost.
 const LEASE_BYTES: u64 = 64;
 
-/// The longest that one write waits: with a hundred writers still a thousand writes a
-/// second, which compaction keeps up with.
+/// The longest that a write of [`SMALL_BYTES`] waits: with a hundred writers still a thousand
+/// writes a second, which compaction keeps up with. Larger ones wait in proportion.
 const MAX_DELAY: Duration = Duration::from_millis(100);
+const SMALL_BYTES: u64 = 4 << 10;
+
+/// The longest that any write waits: clients give up after 7 seconds.
+const LONGEST_DELAY: Duration = Duration::from_secs(2);
 
 /// Writes are slowed from this part of the quota on, and refused past all of it.
 const SLOW_FROM_PERCENT: u64 = 90;
@@ -77,7 +81,13 @@ pub(crate) fn has_room(used_bytes: u64, quota_bytes: u64) -> bool {
     quota_bytes == 0 || used_bytes < quota_bytes / 100 * ROOM_PERCENT
 }
 
-/// How long a write waits before it is proposed.
+/// How long a write of `cost` bytes waits where small ones wait for `delay`.
+pub(crate) fn delay_of(cost: u64, delay: Duration) -> Duration {
+    let times = u32::try_from(cost.div_ceil(SMALL_BYTES)).unwrap_or(u32::MAX);
+    delay.saturating_mul(times.max(1)).min(LONGEST_DELAY)
+}
+
+/// How long a small write waits before it is proposed.
 pub(crate) fn delay(load: &Load) -> Duration {
     let slow_from = load.quota_bytes / 100 * SLOW_FROM_PERCENT;
     let space = match load.quota_bytes {
@@ -155,6 +165,15 @@ mod tests {
         check(Load { level0_files: 24, ..Load::default() }, 25);
         check(Load { backlog_bytes: 1 << 30, ..Load::default() }, 0);
         check(Load { backlog_bytes: u64::MAX, ..full }, 100);
+        let check = |cost: u64, delay: u64, expected: u64| {
+            let found = delay_of(cost, Duration::from_millis(delay));
+            assert_eq!(found, Duration::from_millis(expected), "{cost} {delay}");
+        };
+        check(300, 25, 25);
+        check(10_256, 25, 75);
+        check(1 << 20, 0, 0);
+        check(1 << 20, 100, 2_000);
+        check(u64::MAX, 100, 2_000);
         let mut before = Duration::ZERO;
         for used_bytes in 0..1100 {
             let now = delay(&Load { used_bytes, ..full });

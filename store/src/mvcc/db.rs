@@ -113,10 +113,13 @@ const BULK_READAHEAD_BYTES: usize = 256 << 10;
 /// What a compaction reads at once, of each of its files.
 const COMPACTION_READAHEAD_BYTES: usize = 512 << 10;
 
-/// The most that flushes and compactions write in a second. It tunes itself: a tenth of
-/// that and less while they keep up, so that they leave disk and processor to others.
-const MAX_BACKGROUND_BYTES_PER_SECOND: i64 = 256 << 20;
-const RATE_PERIOD_MICROS: i64 = 100_000;
+/// The most that flushes and compactions write in a second. It tunes itself, down to a
+/// twentieth while they keep up, so that they leave disk and processor to others.
+const MAX_BACKGROUND_BYTES_PER_SECOND: i64 = 1 << 30;
+/// It gives as much more or less as it is wrong, a twentieth after every hundred of these
+/// periods: a second. With ten seconds, what was right in quiet times held writers up for
+/// minutes, and stopped them in the end.
+const RATE_PERIOD_MICROS: i64 = 10_000;
 /// Of ten turns, one goes to compactions although flushes wait: RocksDB's own.
 const RATE_FAIRNESS: i32 = 10;
 

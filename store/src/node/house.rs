@@ -54,7 +54,7 @@ impl House {
             return;
         }
         self.added_bytes.fetch_add(cost, Ordering::Relaxed);
-        let delay = self.delay();
+        let delay = quota::delay_of(cost, self.delay());
         if !delay.is_zero() {
             counter!("quorate_store_writes_slowed_total").increment(1);
             tokio::time::sleep(delay).await;
