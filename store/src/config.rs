@@ -210,6 +210,12 @@ impl Config {
         }
     }
 
+    /// A leader that no quorum has answered for so long may have been replaced, and one whose
+    /// disk has not answered for so long should be.
+    pub(crate) fn quorum_patience(&self) -> Duration {
+        self.election_timeout_min * 2
+    }
+
     /// # Errors
     /// Names the first setting that cannot work.
     pub(crate) fn validate(&self) -> Result<(), StartError> {

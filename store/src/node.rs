@@ -188,14 +188,15 @@ impl Store {
         let view = inner.raft.view();
         let (hash_index, hash) = inner.engine.applied_hash();
         let lag = view.matched.iter().filter(|(id, _)| **id != inner.identity.member_id);
+        let leader = view.reign.known_leader(view.quorum_age, inner.config.quorum_patience());
         MemberStatus {
             cluster_id: inner.identity.cluster_id,
             member_id: inner.identity.member_id,
             name: inner.name.clone(),
             generation: inner.identity.generation,
             term: view.reign.term,
-            leader: view.reign.leader.unwrap_or(0),
-            is_leader: view.reign.leads(),
+            leader: leader.unwrap_or(0),
+            is_leader: view.reign.leads() && leader.is_some(),
             is_learner: view.reign.role == Role::Learner,
             committed_index: view.committed,
             applied_index: inner.engine.applied_index(),

@@ -24,9 +24,13 @@ pub(crate) struct Leader {
 }
 
 impl Leader {
-    pub(super) fn of(view: &View) -> Self {
-        let member = view.reign.leader.and_then(|id| Some((id, view.node(id)?.peer_address.clone())));
-        Self { term: view.reign.term, local: view.reign.leads(), member }
+    /// See [`Reign::known_leader`].
+    ///
+    /// [`Reign::known_leader`]: crate::raft::Reign::known_leader
+    pub(super) fn of(view: &View, patience: Duration) -> Self {
+        let leader = view.reign.known_leader(view.quorum_age, patience);
+        let member = leader.and_then(|id| Some((id, view.node(id)?.peer_address.clone())));
+        Self { term: view.reign.term, local: view.reign.leads() && leader.is_some(), member }
     }
 }
 

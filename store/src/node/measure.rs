@@ -1,5 +1,7 @@
 //! What a member says of itself in its metrics.
 
+use std::time::Duration;
+
 use metrics::gauge;
 
 use super::{Inner, SERVER_VERSION, Store};
@@ -23,7 +25,7 @@ impl Inner {
         #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
         let revision = |value: i64| value as f64;
         let view = self.raft.view();
-        measure_view(&view);
+        measure_view(&view, self.config.quorum_patience());
         let (size, in_use) = (number(self.engine.size_bytes()), number(self.engine.size_in_use_bytes()));
         gauge!("etcd_mvcc_db_total_size_in_bytes").set(size);
         gauge!("etcd_debugging_mvcc_db_total_size_in_bytes").set(size);
@@ -48,11 +50,12 @@ impl Inner {
 }
 
 /// Where the log is, and who leads.
-pub(super) fn measure_view(view: &View) {
+pub(super) fn measure_view(view: &View, patience: Duration) {
     #[expect(clippy::cast_precision_loss, reason = "gauges are floats")]
     let number = |value: u64| value as f64;
-    gauge!("etcd_server_has_leader").set(number(u64::from(view.reign.leader.is_some())));
-    gauge!("etcd_server_is_leader").set(number(u64::from(view.reign.leads())));
+    let leader = view.reign.known_leader(view.quorum_age, patience);
+    gauge!("etcd_server_has_leader").set(number(u64::from(leader.is_some())));
+    gauge!("etcd_server_is_leader").set(number(u64::from(view.reign.leads() && leader.is_some())));
     gauge!("etcd_server_proposals_committed_total").set(number(view.committed));
     gauge!("etcd_server_proposals_applied_total").set(number(view.applied));
 }

@@ -151,7 +151,7 @@ pub(super) async fn start(config: Config, disk: Arc<dyn Disk>) -> Result<Store, 
     tasks.spawn(presence.run(tasks.clone(), cancel.clone()));
 
     let applied_changes = applied.clone();
-    let (leaders_sender, leaders) = watch::channel(Arc::new(Leader::of(&raft.view())));
+    let (leaders_sender, leaders) = watch::channel(Arc::new(Leader::of(&raft.view(), config.quorum_patience())));
     let (fences, leadership) = watch::channel(None);
     let proposer = Proposer::new(
         raft.clone(),

@@ -91,7 +91,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             },
             _ = tick.tick() => {
                 let view = inner.raft.view();
-                measure_view(&view);
+                measure_view(&view, inner.config.quorum_patience());
                 view
             }
         };
@@ -102,7 +102,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             give_up(reason);
         }
         let before = Arc::clone(&leaders.borrow());
-        let now = Leader::of(&view);
+        let now = Leader::of(&view, inner.config.quorum_patience());
         if *before != now {
             if now.member.is_some() && before.member != now.member {
                 counter!("etcd_server_leader_changes_seen_total").increment(1);
@@ -137,7 +137,7 @@ async fn lead(inner: Arc<Inner>, leaders: watch::Sender<Arc<Leader>>, fences: wa
             }
         }
         let stall = inner.wal.stalled_for();
-        if view.reign.leads() && stall > inner.config.election_timeout_min * 2 && Instant::now() >= stalled_until {
+        if view.reign.leads() && stall > inner.config.quorum_patience() && Instant::now() >= stalled_until {
             stalled_until = Instant::now() + STALL_PAUSE;
             if let Some(heir) = leadership::heir(&view, inner.identity.member_id) {
                 tracing::warn!(?stall, "the disk has stalled: handing leadership over");

@@ -69,9 +69,18 @@ impl Reign {
     /// term (so it has seen all that was decided before), and a quorum has answered within
     /// `patience`, the last time so long ago as `quorum_age` says.
     pub(crate) fn may_act(&self, quorum_age: Option<Duration>, patience: Duration) -> bool {
+        self.leads() && self.applied_term == self.term && self.is_answered(quorum_age, patience)
+    }
+
+    /// Who leads, as far as this member can know: a leader that no quorum has answered within
+    /// `patience` may have been replaced.
+    pub(crate) fn known_leader(&self, quorum_age: Option<Duration>, patience: Duration) -> Option<u64> {
+        self.leader.filter(|_| !self.leads() || self.is_answered(quorum_age, patience))
+    }
+
+    fn is_answered(&self, quorum_age: Option<Duration>, patience: Duration) -> bool {
         // Nobody sends a leader without others the answers that keep the age low.
-        let heard = self.alone || quorum_age.is_none_or(|age| age <= patience);
-        self.leads() && self.applied_term == self.term && heard
+        self.alone || quorum_age.is_none_or(|age| age <= patience)
     }
 }
 
@@ -102,5 +111,22 @@ mod tests {
         check(|reign, _| reign.applied_term = 3, false);
         check(|_, age| *age = Some(Duration::from_secs(1)), false);
         check(|reign, age| (reign.alone, *age) = (true, Some(Duration::from_secs(1))), true);
+    }
+
+    #[test]
+    fn a_leader_without_a_quorum_does_not_know_who_leads() {
+        let check = |change: fn(&mut Reign, &mut Option<Duration>), expected: Option<u64>| {
+            let (mut reign, mut quorum_age) = (Reign::sample(4), Some(Duration::from_secs(1)));
+            change(&mut reign, &mut quorum_age);
+            let leader = reign.known_leader(quorum_age, Duration::from_millis(100));
+            assert_eq!(leader, expected, "{reign:?} {quorum_age:?}");
+        };
+        check(|_, _| {}, None);
+        check(|_, age| *age = Some(Duration::from_millis(10)), Some(1));
+        check(|_, age| *age = None, Some(1));
+        check(|reign, _| reign.alone = true, Some(1));
+        // Whether the leader it follows has a quorum, a follower need not know.
+        check(|reign, _| (reign.role, reign.leader) = (Role::Follower, Some(2)), Some(2));
+        check(|reign, age| (reign.role, reign.leader, *age) = (Role::Candidate, None, None), None);
     }
 }
