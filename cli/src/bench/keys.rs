@@ -64,9 +64,39 @@ impl Keys {
 /// # Errors
 /// When no store takes so many.
 pub(crate) fn value(size: usize) -> Result<Bytes> {
-    ensure!(size <= MOST_VALUE_BYTES, "--val-size {size} is more than {MOST_VALUE_BYTES}");
+    check_value_size(size)?;
     let mut random = Random::new(size as u64);
     Ok((0..size).map(|_| random.next().to_le_bytes()[0]).collect())
+}
+
+/// Values for many keys that do not compress, neither alone nor beside their neighbours:
+/// what is written is what comes to the disk.
+pub(crate) struct Values {
+    pool: Bytes,
+    size: usize,
+}
+
+impl Values {
+    /// More than any compressor of a store looks back.
+    const POOL_BYTES: usize = 4 << 20;
+
+    /// # Errors
+    /// When no store takes values of so many bytes.
+    pub(crate) fn new(size: usize) -> Result<Self> {
+        check_value_size(size)?;
+        let mut random = Random::new(size as u64);
+        Ok(Self { pool: (0..Self::POOL_BYTES + size).map(|_| random.next().to_le_bytes()[0]).collect(), size })
+    }
+
+    pub(crate) fn of_key(&self, number: u64) -> Bytes {
+        let begin = (number as usize).wrapping_mul(self.size) % Self::POOL_BYTES;
+        self.pool.slice(begin..begin + self.size)
+    }
+}
+
+fn check_value_size(size: usize) -> Result<()> {
+    ensure!(size <= MOST_VALUE_BYTES, "--val-size {size} is more than {MOST_VALUE_BYTES}");
+    Ok(())
 }
 
 /// SplitMix64: which key is next need not be hard to guess.

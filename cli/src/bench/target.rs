@@ -7,7 +7,7 @@ use quorate_proto::etcd::{PutRequest, PutResponse, RangeRequest, RangeResponse};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OnceCell;
 
-use super::keys::{Keys, value};
+use super::keys::{Keys, Values};
 use super::servers::{self, Program};
 use super::wire::{Method, Wire};
 use crate::endpoints::{self, Connection, Endpoints, Service};
@@ -116,11 +116,13 @@ impl Target {
         if u64::try_from(count).is_ok_and(|count| count == keys.number) && size == Some(value_size) {
             return Ok(());
         }
-        let value = value(value_size)?;
+        let values = Values::new(value_size)?;
+        let values = &values;
         let fillers = (0..FILLERS).map(async |filler| {
             let mut wire = self.wire(filler).await?;
             for number in (filler as u64..keys.number).step_by(FILLERS) {
-                let request = PutRequest { key: keys.key(number), value: value.clone(), ..PutRequest::default() };
+                let request =
+                    PutRequest { key: keys.key(number), value: values.of_key(number), ..PutRequest::default() };
                 wire.call::<PutResponse>(Method::Put, &request).await.map_err(refused)?;
             }
             Ok(())
