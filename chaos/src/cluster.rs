@@ -34,6 +34,8 @@ pub struct Options {
     pub nodes: u8,
     /// Image archives for the nodes.
     pub images: Option<PathBuf>,
+    /// Masters whose disks and clocks can be failed.
+    pub faults: bool,
     /// Ctrl-C in the terminal does not reach it: whoever started it ends it in order.
     pub detached: bool,
 }
@@ -100,6 +102,9 @@ impl Cluster {
             .stderr(log);
         if let Some(images) = &self.options.images {
             command.arg(format!("--images={}", images.display()));
+        }
+        if self.options.faults {
+            command.arg("--faults");
         }
         if self.options.detached {
             command.process_group(0);

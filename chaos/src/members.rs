@@ -3,14 +3,13 @@
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use anyhow::{Context, Result};
 use quorate_transport::loopback::free_address;
 
-use crate::fault::disk::{Behaviour, Disk, build_shim};
+use crate::fault::disk::{self, Behaviour, Disk};
 use crate::fault::network::{Network, Trouble};
 use crate::fault::process;
 
@@ -25,7 +24,7 @@ pub struct Options {
     /// Data and logs; absolute.
     pub folder: PathBuf,
     pub members: usize,
-    /// Load the shim for faults of disks and clocks; needs a C compiler.
+    /// Load the shim for faults of disks and clocks.
     pub disks: bool,
 }
 
@@ -50,14 +49,17 @@ impl<'a> Members<'a> {
     /// Starts all members; none of them needs to answer yet.
     pub fn start(options: Options, network: Option<&'a Network>) -> Result<Self> {
         fs::create_dir_all(&options.folder).context("cannot make the folder of a run")?;
-        let shim = if options.disks { Some(build_shim(&options.folder)?) } else { None };
+        let faults = options.folder.join("faults");
+        if options.disks {
+            disk::install(&faults)?;
+        }
         let mut places = Vec::new();
         for number in 0..options.members {
             let data = options.folder.join(format!("m{number}"));
-            let disk = match &shim {
-                Some(shim) => Some(Disk::new(shim, &data, &options.folder.join(format!("m{number}-faults")))?),
-                None => None,
-            };
+            let disk = options.disks.then(|| Disk::at(&faults, &format!("m{number}"), &data));
+            if let Some(disk) = &disk {
+                disk.prepare()?;
+            }
             let address = |port| match network {
                 Some(network) => SocketAddr::new(network.address(number), port),
                 None => free_address(),
@@ -191,29 +193,6 @@ impl<'a> Members<'a> {
         Ok(())
     }
 
-    /// Inverts one bit in the older part of a stopped member's log; returns where, so that it
-    /// can be inverted back.
-    pub fn flip_bit(&self, member: usize, random: u64) -> Result<(PathBuf, u64)> {
-        let folder = self.data(member).join("wal");
-        let mut segments: Vec<PathBuf> = Vec::new();
-        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
-            segments.push(entry?.path());
-        }
-        // The end may be cut as torn, and what was acknowledged with it: no disk does that.
-        let mut best: Option<(PathBuf, u64)> = None;
-        for path in segments {
-            let content = fs::read(&path)?;
-            let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64);
-            if best.as_ref().is_none_or(|(_, most)| *most < used) {
-                best = Some((path, used));
-            }
-        }
-        let (path, used) = best.context("there is no log yet")?;
-        let at = used / 8 + random % (used / 2).max(1);
-        invert(&path, at)?;
-        Ok((path, at))
-    }
-
     /// The last lines that a member logged.
     pub fn says(&self, member: usize) -> String {
         let text = fs::read_to_string(&self.places[member].log).unwrap_or_default();
@@ -229,12 +208,4 @@ impl Drop for Members<'_> {
             let _ = self.kill(member);
         }
     }
-}
-
-/// Inverts the lowest bit of one byte.
-pub fn invert(path: &Path, at: u64) -> Result<()> {
-    let file = File::options().read(true).write(true).open(path)?;
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at)?;
-    file.write_all_at(&[byte[0] ^ 1], at).context("cannot invert a bit")
 }

@@ -1,6 +1,5 @@
 //! What goes wrong, and when: a schedule from a seed, and the acts it consists of.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -8,9 +7,9 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 
-use crate::fault::disk::{Behaviour, Loss};
+use crate::fault::disk::{Behaviour, Bit, Loss};
 use crate::fault::network::Trouble;
-use crate::members::{Members, invert};
+use crate::members::Members;
 
 /// What is done to members.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -134,9 +133,9 @@ pub enum After {
     Nothing,
     /// The victim had to end by itself.
     MustHaveEnded,
-    /// The bit is inverted back if the victim refuses to start, as an operator would bring
+    /// The bit is restored if the victim refuses to start, as an operator would bring
     /// back what it had.
-    Bit(PathBuf, u64),
+    Bit(Bit),
 }
 
 /// Does to `victim` what the step says.
@@ -186,9 +185,9 @@ pub fn begin(step: &Step, victim: usize, members: &mut Members<'_>) -> Result<Af
         }
         Fault::BitFlip => {
             members.kill(victim)?;
-            let (path, at) = members.flip_bit(victim, step.random)?;
+            let bit = Bit::flip_in_log(members.data(victim), step.random)?;
             members.launch(victim)?;
-            return Ok(After::Bit(path, at));
+            return Ok(After::Bit(bit));
         }
         Fault::ClockJump => {
             let day = 86_400_000;
@@ -214,11 +213,11 @@ fn kill_all(members: &mut Members<'_>) -> Result<()> {
     (0..members.count()).try_for_each(|member| members.kill(member))
 }
 
-/// Inverts the bit back if its member has refused to start; returns whether it had to.
-pub fn restore(victim: usize, members: &mut Members<'_>, path: &std::path::Path, at: u64) -> Result<bool> {
+/// Restores the bit if its member has refused to start; returns whether it had to.
+pub fn restore(victim: usize, members: &mut Members<'_>, bit: &Bit) -> Result<bool> {
     let refused = members.ended(victim)?.is_some();
     if refused {
-        invert(path, at)?;
+        bit.restore()?;
     }
     Ok(refused)
 }

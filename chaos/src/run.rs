@@ -239,9 +239,9 @@ async fn strike(step: &Step, run: &Run, members: &mut Members<'_>, summary: &mut
                 time::sleep(Duration::from_millis(50)).await;
             }
         }
-        After::Bit(path, at) => {
+        After::Bit(bit) => {
             time::sleep(REFUSAL).await;
-            summary.refused_logs += usize::from(nemesis::restore(victim, members, &path, at)?);
+            summary.refused_logs += usize::from(nemesis::restore(victim, members, &bit)?);
         }
     }
     // Stopping takes its time, and starting twice would not do.

@@ -23,7 +23,7 @@ use tokio::time;
 use tokio_util::sync::CancellationToken;
 
 use crate::bench::environment::Environment;
-use crate::layout::ClusterState;
+use crate::layout::{self, ClusterState};
 use crate::output::{self, Format};
 use crate::pki::Pki;
 use crate::supervise;
@@ -56,7 +56,7 @@ const OWN_CLUSTER_PATIENCE: Duration = Duration::from_secs(4 * 3600);
   quorate drill compare old/report.json new/report.json
 Exit codes: 0 the budget was kept; 2 it was not, or a check broke; 3 the cluster cannot bear
 a drill now; 1 something else went wrong. Ctrl-C undoes the fault and removes what was made.
-Drills of links need root and the program nft.")]
+Drills of links need root and the program nft; drills of disks need `quorate up --faults`.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -336,6 +336,12 @@ fn target(data_dir: &Path) -> Result<Target> {
         || format!("no cluster was started in {}: run `quorate up`, or name its --data-dir", data_dir.display());
     let state = ClusterState::read(data_dir)?.with_context(missing)?;
     let folder = data_dir.to_owned();
+    let mut disks = BTreeMap::new();
+    if state.faults {
+        let data_dir = data_dir.canonicalize().context("the data directory has no absolute path")?;
+        let names = state.masters.iter().map(|master| &master.place.name);
+        disks = names.map(|name| (name.clone(), layout::disk(&data_dir, name))).collect();
+    }
     Ok(Target {
         masters: state
             .masters
@@ -351,6 +357,7 @@ fn target(data_dir: &Path) -> Result<Target> {
         kubeconfig: data_dir.join("admin.kubeconfig"),
         store_tls: Pki::at(&data_dir.join("pki")).store_client(),
         processes: Arc::new(move || processes(&folder)),
+        disks,
     })
 }
 
@@ -377,6 +384,7 @@ async fn all(arguments: &AllArguments) -> Result<u8> {
         masters: arguments.masters,
         nodes: 0,
         images: None,
+        faults: true,
         detached: true,
     };
     eprintln!("starting {} masters in {}", arguments.masters, folder.path().display());

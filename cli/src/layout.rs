@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
+use quorate_chaos::fault::disk::Disk;
 use serde::{Deserialize, Serialize};
 
 /// etcd's and Kubernetes' well-known ports: habits keep working.
@@ -94,6 +95,16 @@ impl Layout {
     }
 }
 
+/// Where that is kept what stands between masters and their disks.
+pub(crate) fn faults(data_dir: &Path) -> PathBuf {
+    data_dir.join("faults")
+}
+
+/// The disk of a master, where it can be failed; `data_dir` is absolute and without links.
+pub(crate) fn disk(data_dir: &Path, name: &str) -> Disk {
+    Disk::at(&faults(data_dir), name, &data_dir.join(name))
+}
+
 /// What `quorate up` tells other commands about the cluster that it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ClusterState {
@@ -103,6 +114,9 @@ pub(crate) struct ClusterState {
     pub network: Ipv4Addr,
     pub masters: Vec<Running<MasterPlace>>,
     pub nodes: Vec<Running<NodePlace>>,
+    /// Whether the disks of masters can be failed: see [`disk`].
+    #[serde(default)]
+    pub faults: bool,
 }
 
 /// A process of the cluster; `pid` is absent while it is not running.

@@ -27,6 +27,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 pub(crate) struct Process {
     pub name: String,
     pub arguments: Vec<String>,
+    /// Beside what this process has.
+    pub environment: Vec<(&'static str, PathBuf)>,
     pub log: PathBuf,
     /// The wait before the first restart; doubles while the process keeps failing.
     pub restart_delay: Duration,
@@ -96,6 +98,7 @@ fn spawn(process: &Process) -> Result<Child> {
         .with_context(|| format!("cannot open {}", process.log.display()))?;
     Command::new(executable)
         .args(&process.arguments)
+        .envs(process.environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::piped())
         .stdout(log.try_clone().context("cannot share the log")?)
         .stderr(log)

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use nix::fcntl::{Flock, FlockArg};
+use quorate_chaos::fault::disk;
 use quorate_runtime::client::Client;
 use quorate_runtime::http::HttpClient;
 use quorate_runtime::resources;
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::endpoint::{self, Backends, Probe};
-use crate::layout::{ClusterState, Layout, MasterPlace, NodePlace, Running};
+use crate::layout::{self, ClusterState, Layout, MasterPlace, NodePlace, Running};
 use crate::pki::{self, Pki};
 use crate::readiness::{Readiness, readiness};
 use crate::supervise::{self, Life, Process};
@@ -38,7 +39,8 @@ const LOOK: Duration = Duration::from_millis(20);
 #[command(after_help = "Examples:
   quorate up                          3 masters, 1 node, state in ./quorate-data
   quorate up --masters 5 --nodes 0    only the control plane; needs no root
-  quorate up --data-dir /srv/q        state elsewhere; a second start continues with it")]
+  quorate up --data-dir /srv/q        state elsewhere; a second start continues with it
+  quorate up --faults                 a cluster on which `quorate drill run disk-stall` can be done")]
 pub(crate) struct Arguments {
     /// Masters: an odd number, so that a majority survives the most failures.
     #[arg(long, default_value_t = 3, value_parser = parse_masters)]
@@ -61,6 +63,10 @@ pub(crate) struct Arguments {
     /// The wait before a process that ended by itself is started again, in milliseconds.
     #[arg(long, default_value_t = 1000, value_name = "MS")]
     restart_delay_ms: u64,
+    /// Let drills fail the disks and the clocks of masters, by a library between them and the
+    /// kernel: for rehearsals.
+    #[arg(long)]
+    faults: bool,
 }
 
 fn parse_masters(text: &str) -> Result<u8, String> {
@@ -98,6 +104,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 
     let service_address = crate::master::first_service_address();
     let pki = pki::prepare(&layout, arguments.endpoint, service_address, &masters, &nodes)?;
+    if arguments.faults {
+        disk::install(&layout::faults(&data_dir))?;
+        masters.iter().try_for_each(|place| layout::disk(&data_dir, &place.name).prepare())?;
+    }
     let cluster = Cluster::new(layout, &arguments, pki, masters, nodes)?;
     cluster.run(arguments.endpoint).await
 }
@@ -110,6 +120,7 @@ struct Cluster {
     restart_delay: Duration,
     images: Option<PathBuf>,
     network: Ipv4Addr,
+    faults: bool,
 }
 
 /// A process of the cluster, and what its supervisor tells of it.
@@ -150,6 +161,7 @@ impl Cluster {
             restart_delay: Duration::from_millis(arguments.restart_delay_ms),
             images,
             network: arguments.network,
+            faults: arguments.faults,
         })
     }
 
@@ -320,7 +332,12 @@ impl Cluster {
             format!("--initial-cluster={}", members.join(",")),
             "--lifeline".to_owned(),
         ];
-        self.process(&place.name, arguments)
+        let mut process = self.process(&place.name, arguments);
+        if self.faults {
+            let disk = layout::disk(self.layout.data_dir(), &place.name);
+            process.environment = disk.environment().map(|(name, value)| (name, value.to_owned())).to_vec();
+        }
+        process
     }
 
     fn node_process(&self, node: &Member<NodePlace>) -> Process {
@@ -341,7 +358,13 @@ impl Cluster {
     }
 
     fn process(&self, name: &str, arguments: Vec<String>) -> Process {
-        Process { name: name.to_owned(), arguments, log: self.layout.log(name), restart_delay: self.restart_delay }
+        Process {
+            name: name.to_owned(),
+            arguments,
+            environment: Vec::new(),
+            log: self.layout.log(name),
+            restart_delay: self.restart_delay,
+        }
     }
 
     /// Writes the state file whenever a process starts or ends.
@@ -364,6 +387,7 @@ impl Cluster {
             network: self.network,
             masters: self.masters.iter().map(Member::running).collect(),
             nodes: self.nodes.iter().map(Member::running).collect(),
+            faults: self.faults,
         };
         state.write(&self.layout).with_context(|| format!("cannot write {}", self.layout.state().display()))
     }

@@ -33,6 +33,7 @@ impl TestCluster {
             masters,
             nodes,
             images: images.filter(|_| nodes > 0),
+            faults: false,
             detached: false,
         };
         Ok(Self { cluster: Cluster::start(options)?, _folder: folder, _turn: turn })

@@ -7,6 +7,7 @@ mod api;
 pub mod budget;
 pub mod compare;
 mod converge;
+mod disk;
 pub mod html;
 pub mod junit;
 mod measure;

@@ -59,11 +59,12 @@ pub(crate) fn reasons(masters: &[Seen], supervised: bool, alarms: usize) -> Vec<
 }
 
 /// Every reason why `scenario` cannot be done with these masters on this machine, however well
-/// they are. `peers` are where masters listen for each other, `left` is what was seen of the
-/// tables of earlier drills.
+/// they are. `peers` are where masters listen for each other, `disks` is whether their disks
+/// can be failed, `left` is what was seen of the tables of earlier drills.
 pub(crate) fn obstacles(
     scenario: &Scenario,
     peers: &[SocketAddr],
+    disks: bool,
     left: impl FnOnce() -> Result<Vec<Table>>,
 ) -> Vec<String> {
     let mut reasons = Vec::new();
@@ -73,6 +74,11 @@ pub(crate) fn obstacles(
     }
     match scenario.fault {
         Fault::Signal(_) => {}
+        Fault::Disk(_) if disks => {}
+        Fault::Disk(_) => reasons.push(
+            "masters run on plain disks: drill a cluster that was started by `quorate up --faults`, or by the drill"
+                .to_owned(),
+        ),
         Fault::Link(_) if peers.iter().any(|peer| !peer.ip().is_loopback()) => {
             reasons.push("masters are not on the loopback: only links of one machine are cut".to_owned());
         }
@@ -124,7 +130,7 @@ mod tests {
             let peers: Vec<SocketAddr> =
                 (1..=masters).map(|host| SocketAddr::from(([net, 0, 10, host], 2380))).collect();
             let seen = || left.map_err(|why| anyhow::anyhow!(why.to_owned()));
-            let reasons = obstacles(scenario::find(name).unwrap(), &peers, seen);
+            let reasons = obstacles(scenario::find(name).unwrap(), &peers, false, seen);
             assert_eq!(reasons.len(), expected.len(), "{name}: {reasons:?}");
             for (reason, expected) in reasons.iter().zip(expected) {
                 assert!(reason.contains(expected), "{reason}");
@@ -139,5 +145,9 @@ mod tests {
         check("partition-half", 5, 127, Ok(Vec::new()), &[]);
         let left = Ok(vec!["quorate_drill_7".parse().unwrap()]);
         check("flapping-link", 3, 127, left, &["nft delete table inet quorate_drill_7"]);
+        check("disk-stall", 3, 127, Ok(Vec::new()), &["quorate up --faults"]);
+        let peers = [SocketAddr::from(([127, 0, 10, 1], 2380)); 3];
+        let reasons = obstacles(scenario::find("disk-stall").unwrap(), &peers, true, || Ok(Vec::new()));
+        assert_eq!(reasons, Vec::<String>::new());
     }
 }

@@ -15,12 +15,13 @@ use tokio_util::sync::CancellationToken;
 use super::api::Api;
 use super::budget::quantile;
 use super::converge;
+use super::disk;
 use super::measure::{self, Window};
 use super::preflight;
 use super::probe::{self, Apis, Lab, Seen};
 use super::report::{Check, FaultSpan, Figure, Run, Steady, Usual};
 use super::sample::{Probe, Role, Sample};
-use super::scenario::{Fault, Link, Scenario, Signal, Victim};
+use super::scenario::{Disk, Fault, Link, Scenario, Signal, Victim};
 use super::store::Store;
 use super::target::{Identity, Master, Target};
 use super::watchdog::{Armed, Undo};
@@ -33,7 +34,7 @@ use crate::history::History;
 const WARM_UP: Duration = Duration::from_millis(700);
 
 /// How long a request of the preflight waits for its answer.
-const ANSWER: Duration = Duration::from_secs(2);
+pub(super) const ANSWER: Duration = Duration::from_secs(2);
 
 /// How long a victim may take to answer again once its fault is undone.
 const BACK_PATIENCE: Duration = Duration::from_secs(90);
@@ -45,7 +46,7 @@ const AFTERMATH: Duration = Duration::from_millis(700);
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A watchdog undoes a fault that was not undone so long after it should have been.
-const WATCHDOG_SLACK: Duration = Duration::from_secs(10);
+pub(super) const WATCHDOG_SLACK: Duration = Duration::from_secs(10);
 
 /// Writes in flight are on their way for that long before the fault.
 const IN_FLIGHT_LEAD: Duration = Duration::from_micros(300);
@@ -53,7 +54,7 @@ const IN_FLIGHT_LEAD: Duration = Duration::from_micros(300);
 /// How long the search for an order of all operations may take.
 const CHECK_TIME: Duration = Duration::from_secs(10);
 
-const LOOK: Duration = Duration::from_millis(20);
+pub(super) const LOOK: Duration = Duration::from_millis(20);
 
 /// How a run is made.
 #[derive(Clone, Debug)]
@@ -100,7 +101,8 @@ pub async fn preflight(scenario: &Scenario, target: &Target) -> Result<Result<Ve
 /// Every reason why `scenario` cannot be done to this cluster on this machine, however well it is.
 pub fn obstacles(scenario: &Scenario, target: &Target) -> Vec<String> {
     let peers: Vec<SocketAddr> = target.masters.iter().map(|master| master.peer).collect();
-    preflight::obstacles(scenario, &peers, link::left_behind)
+    let disks = target.masters.iter().all(|master| target.disks.contains_key(&master.name));
+    preflight::obstacles(scenario, &peers, disks, link::left_behind)
 }
 
 /// Runs `scenario` once. Whatever happens, the fault is undone and nothing is left behind.
@@ -155,6 +157,7 @@ pub async fn run(
     let mut seen = lab.finish()?;
     checks.extend(same);
     checks.push(swept);
+    checks.extend(driven.checks.iter().cloned());
 
     let term_after = after.as_ref().map_or(before.term, |after| after.term);
     seen.settle(driven.end_ms);
@@ -192,6 +195,8 @@ struct Driven {
     /// From when to when links were not whole, at the least.
     cut: Option<(f64, f64)>,
     end_ms: f64,
+    /// What was seen of the fault itself.
+    checks: Vec<Check>,
 }
 
 impl Driven {
@@ -288,6 +293,7 @@ async fn drive(
 
     let mut faults = Vec::new();
     let mut cut = None;
+    let mut checks = Vec::new();
     let victims = victims(scenario, target, before);
     match scenario.fault {
         Fault::Signal(signal) => {
@@ -300,14 +306,21 @@ async fn drive(
             faults.extend(parted.faults);
             cut = Some(parted.cut);
         }
+        Fault::Disk(fault) => {
+            for victim in &victims {
+                let (span, check) = disk::strike(fault, scenario, target, settings, lab, victim, stop, say).await?;
+                faults.push(span);
+                checks.extend(check);
+            }
+        }
     }
     pause(AFTERMATH, stop).await?;
-    Ok(Driven { steady_ms, faults, cut, end_ms: lab.clock.now_ms() })
+    Ok(Driven { steady_ms, faults, cut, end_ms: lab.clock.now_ms(), checks })
 }
 
 /// # Errors
 /// `Interrupted` as soon as `stop` is cancelled.
-async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), RunError> {
+pub(super) async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), RunError> {
     match time::timeout(duration, stop.cancelled()).await {
         Ok(()) => Err(RunError::Interrupted),
         Err(_) => Ok(()),
@@ -444,7 +457,7 @@ async fn lose(table: Table, ways: Vec<Way>) -> Result<()> {
 }
 
 /// When the victim answers again, in another process if one has ended, and has caught up.
-async fn back(
+pub(super) async fn back(
     target: &Target,
     lab: &Lab,
     victim: &str,
@@ -612,6 +625,11 @@ fn judge(
         }
         checks.push(measure::majority_goes_on(&seen.samples, &others, cut));
     }
+    if scenario.fault == Fault::Disk(Disk::Clock) {
+        let failed = measure::failed(&seen.samples, &driven.window(term_before)).len();
+        let detail = format!("{failed} requests failed");
+        checks.push(Check { name: "nobody notices".to_owned(), passed: failed == 0, detail });
+    }
     if scenario.victim == Victim::Follower {
         let window = driven.window(term_before);
         let others = measure::failed(&seen.samples, &window);
@@ -643,7 +661,7 @@ fn figures(
         }
         #[expect(clippy::cast_precision_loss, reason = "small counts")]
         let value = match *id {
-            "F1" | "F2" => measure::first_write(samples, window),
+            "F1" | "F2" | "F14" | "F14 full" | "F14 fsync" => measure::first_write(samples, window),
             "F3" => measure::in_flight(samples),
             "F2 flap" | "F4" => measure::longest_gap(samples, window),
             "F4 failed" => Some(measure::failed(samples, window).len() as f64),

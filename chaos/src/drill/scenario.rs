@@ -39,6 +39,8 @@ pub enum Fault {
     Signal(Signal),
     /// To the links between all victims and the other masters; clients reach every master.
     Link(Link),
+    /// To the disk or the clock of one victim.
+    Disk(Disk),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,6 +61,24 @@ pub enum Link {
     Mute,
     /// Cut and whole in turns, each for that long.
     Flap(Duration),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disk {
+    /// Nothing is written or synced, and nothing fails either.
+    Stall,
+    /// Nothing can be written.
+    Full,
+    /// What is synced fails.
+    SyncError,
+    /// With the power goes everything that was not synced.
+    PowerLoss,
+    /// As that, but any sector of it may have come to the disk.
+    Torn,
+    /// One bit of the log changes while the victim is down.
+    BitFlip,
+    /// The wall clock is a day ahead.
+    Clock,
 }
 
 impl Link {
@@ -88,13 +108,20 @@ impl Fault {
             Self::Link(Link::Cut) => "link cut",
             Self::Link(Link::Mute) => "one-way link cut",
             Self::Link(Link::Flap(_)) => "flapping link",
+            Self::Disk(Disk::Stall) => "stalled disk",
+            Self::Disk(Disk::Full) => "full disk",
+            Self::Disk(Disk::SyncError) => "failing fsync",
+            Self::Disk(Disk::PowerLoss) => "loss of power",
+            Self::Disk(Disk::Torn) => "loss of power within writes",
+            Self::Disk(Disk::BitFlip) => "flipped bit",
+            Self::Disk(Disk::Clock) => "jump of the clock",
         }
     }
 
     /// What undoes it, and who does that.
     pub fn undone_by(self) -> &'static str {
         match self {
-            Self::Signal(Signal::Kill | Signal::Terminate) => {
+            Self::Signal(Signal::Kill | Signal::Terminate) | Self::Disk(Disk::PowerLoss | Disk::Torn) => {
                 "`quorate up` starts the process again, whether the drill lives or not"
             }
             Self::Signal(Signal::Stop) => {
@@ -103,6 +130,13 @@ impl Fault {
             Self::Link(_) => {
                 "the drill's nftables table is removed; a watchdog process, armed before the fault, does it should the \
                  drill not"
+            }
+            Self::Disk(Disk::Stall | Disk::Full | Disk::SyncError | Disk::Clock) => {
+                "the disk and the clock are made whole; a watchdog process, armed before the fault, does it should the \
+                 drill not"
+            }
+            Self::Disk(Disk::BitFlip) => {
+                "the bit is restored, as from a copy of the disk; a watchdog process does it should the drill not"
             }
         }
     }
@@ -125,7 +159,7 @@ const OBSERVE: Duration = Duration::from_secs(3);
 const FLAP: Duration = Duration::from_millis(300);
 
 /// In the order of `drill all`.
-pub static ALL: [Scenario; 9] = [
+pub static ALL: [Scenario; 16] = [
     Scenario {
         name: "leader-kill",
         about: "The leading master's process is killed.",
@@ -209,16 +243,76 @@ pub static ALL: [Scenario; 9] = [
         // is a follower's, whom pre-vote keeps from unseating anybody.
         most_terms: 2,
     },
+    Scenario {
+        name: "disk-stall",
+        about: "The leading master's disk takes nothing for a while: writes and syncs to it wait.",
+        victim: Victim::Leader,
+        fault: Fault::Disk(Disk::Stall),
+        observe: OBSERVE,
+        budget: &["F14"],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "disk-full",
+        about: "The leading master's disk is full for a while: every write to it fails.",
+        victim: Victim::Leader,
+        fault: Fault::Disk(Disk::Full),
+        observe: OBSERVE,
+        budget: &["F14 full"],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "fsync-error",
+        about: "A sync of the leading master's log fails: what was written may be lost, so the process must end.",
+        victim: Victim::Leader,
+        fault: Fault::Disk(Disk::SyncError),
+        observe: OBSERVE,
+        budget: &["F14 fsync"],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "lost-unsynced",
+        about: "The leading master loses power, and with it everything on its disk that was not synced.",
+        victim: Victim::Leader,
+        fault: Fault::Disk(Disk::PowerLoss),
+        observe: OBSERVE,
+        budget: &[],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "torn-tail",
+        about: "The leading master loses power within writes: of each sector the old or the new is on its disk.",
+        victim: Victim::Leader,
+        fault: Fault::Disk(Disk::Torn),
+        observe: OBSERVE,
+        budget: &[],
+        most_terms: 1,
+    },
+    Scenario {
+        name: "bit-flip",
+        about: "A bit of a following master's log changes while it is down: it must not serve what it cannot trust.",
+        victim: Victim::Follower,
+        fault: Fault::Disk(Disk::BitFlip),
+        observe: OBSERVE,
+        budget: &[],
+        most_terms: 0,
+    },
+    Scenario {
+        name: "clock-jump",
+        about: "The leading master's wall clock jumps a day ahead, and back later; nobody should notice.",
+        victim: Victim::Leader,
+        fault: Fault::Disk(Disk::Clock),
+        observe: OBSERVE,
+        budget: &[],
+        most_terms: 0,
+    },
 ];
 
 /// What the specification names and this version cannot do, with why.
-pub static UNSUPPORTED: [(&str, &str); 6] = [
+pub static UNSUPPORTED: [(&str, &str); 3] = [
     ("node-loss", "pods on nodes are not probed yet: only masters are drilled"),
     ("mass-node-loss", "needs more nodes than `quorate up` starts"),
     ("latency", "delaying packets needs netem, which not every kernel has; links are cut by nftables, which cannot"),
-    ("disk-stall", "needs a disk under each master that can be stalled"),
-    ("disk-full", "needs a disk of its own under each master"),
-    ("clock-jump", "masters of `quorate up` share the machine's clock"),
 ];
 
 /// # Errors

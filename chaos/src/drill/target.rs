@@ -8,6 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, ensure};
 use quorate_transport::tls::TlsFiles;
 
+use crate::fault::disk::Disk;
 use crate::fault::process;
 
 /// A cluster of `quorate up` on this machine.
@@ -22,6 +23,8 @@ pub struct Target {
     pub store_tls: TlsFiles,
     /// The process table as it is now: ids change when processes start again.
     pub processes: Arc<dyn Fn() -> Result<Processes> + Send + Sync>,
+    /// By master; none where masters were started without.
+    pub disks: BTreeMap<String, Disk>,
 }
 
 /// Where a master answers.

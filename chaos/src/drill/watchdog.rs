@@ -4,7 +4,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::str::FromStr;
 use std::sync::mpsc;
@@ -14,6 +14,7 @@ use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 
 use super::target::Identity;
+use crate::fault::disk::{self, Behaviour, Bit};
 use crate::fault::link::Table;
 use crate::fault::process;
 
@@ -21,7 +22,7 @@ use crate::fault::process;
 const DISARM: &str = "disarm";
 
 /// What is undone, should the drill not do it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Undo {
     /// Lets a process go on that was stopped.
     Resume(Identity),
@@ -29,19 +30,25 @@ pub enum Undo {
     End(Identity),
     /// Makes links whole.
     Mend(Table),
+    /// Makes the disk and the clock whole that are controlled by this file.
+    Heal(PathBuf),
+    /// Makes a bit what it was.
+    Restore(Bit),
 }
 
 impl Undo {
     /// Does it, unless there is nothing to undo any more.
     ///
     /// # Errors
-    /// When the signal cannot be sent, or the table not be removed.
-    pub fn run(self) -> Result<()> {
+    /// When the signal cannot be sent, the table not be removed, or the file not be written.
+    pub fn run(&self) -> Result<()> {
         match self {
             Self::Resume(identity) if identity.is_there() => process::resume(identity.pid),
             Self::End(identity) if identity.is_there() => process::signal(identity.pid, Signal::SIGINT),
             Self::Resume(_) | Self::End(_) => Ok(()),
             Self::Mend(table) => table.remove(),
+            Self::Heal(control) => disk::behave(control, Behaviour::default()),
+            Self::Restore(bit) => bit.restore(),
         }
     }
 }
@@ -52,6 +59,8 @@ impl fmt::Display for Undo {
             Self::Resume(identity) => write!(f, "resume={identity}"),
             Self::End(identity) => write!(f, "end={identity}"),
             Self::Mend(table) => write!(f, "mend={table}"),
+            Self::Heal(control) => write!(f, "heal={}", control.display()),
+            Self::Restore(bit) => write!(f, "restore={}:{}:{}", bit.at, bit.was, bit.file.display()),
         }
     }
 }
@@ -64,7 +73,18 @@ impl FromStr for Undo {
             Some(("resume", identity)) => identity.parse().map(Self::Resume),
             Some(("end", identity)) => identity.parse().map(Self::End),
             Some(("mend", table)) => table.parse().map(Self::Mend),
-            _ => Err(format!("{text:?} is not of the form resume=PID:START, end=PID:START or mend=TABLE")),
+            Some(("heal", control)) => Ok(Self::Heal(control.into())),
+            Some(("restore", bit)) => match bit.splitn(3, ':').collect::<Vec<_>>().as_slice() {
+                &[at, was, file] => match (at.parse(), was.parse()) {
+                    (Ok(at), Ok(was)) => Ok(Self::Restore(Bit { file: file.into(), at, was })),
+                    _ => Err(format!("{at}:{was} are no place and no byte")),
+                },
+                _ => Err(format!("{bit:?} is not of the form PLACE:BYTE:FILE")),
+            },
+            _ => Err(format!(
+                "{text:?} is not of the form resume=PID:START, end=PID:START, mend=TABLE, heal=FILE or \
+                 restore=PLACE:BYTE:FILE"
+            )),
         }
     }
 }
@@ -165,10 +185,11 @@ mod tests {
     fn a_watchdog_is_told_what_to_undo() {
         let identity = Identity { pid: 7, start_ticks: 9 };
         let mend = Undo::Mend("quorate_drill_7".parse().unwrap());
-        for undo in [Undo::Resume(identity), Undo::End(identity), mend] {
+        let restore = Undo::Restore(Bit { file: "/a:b".into(), at: 7, was: 9 });
+        for undo in [Undo::Resume(identity), Undo::End(identity), mend, Undo::Heal("/a b".into()), restore] {
             assert_eq!(undo.to_string().parse(), Ok(undo));
         }
-        for text in ["", "resume", "resume=7", "mend=filter", "kill=7:9"] {
+        for text in ["", "resume", "resume=7", "mend=filter", "kill=7:9", "restore=7:/a", "restore=7:256:/a"] {
             assert!(text.parse::<Undo>().is_err(), "{text:?}");
         }
     }

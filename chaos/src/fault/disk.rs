@@ -4,39 +4,35 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::Read;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
-const SHIM: &str = include_str!("shim.c");
+const SHIM: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/shim.so"));
 
 /// What disks write whole.
 const SECTOR: u64 = 512;
 
-/// Compiles the shim into `folder`; every member of a run shares it.
+/// Writes the shim into `folder`, for every process whose disk is kept below it.
 ///
 /// # Errors
-/// When there is no C compiler.
-pub fn build_shim(folder: &Path) -> Result<PathBuf> {
-    let library = folder.join("shim.so");
-    let mut compiler = Command::new("cc")
-        .args(["-x", "c", "-O2", "-shared", "-fPIC", "-o"])
-        .arg(&library)
-        .args(["-", "-ldl", "-lpthread"])
-        .stdin(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("faults of the disk need a C compiler; install gcc and libc6-dev")?;
-    compiler.stdin.take().context("the compiler reads")?.write_all(SHIM.as_bytes())?;
-    let output = compiler.wait_with_output()?;
-    ensure!(output.status.success(), "the shim does not compile: {}", String::from_utf8_lossy(&output.stderr));
-    Ok(library)
+/// When the folder cannot be made or written.
+pub fn install(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    // Processes that still run keep the old file.
+    let (library, fresh) = (library(folder), folder.join("shim.new"));
+    fs::write(&fresh, SHIM)
+        .and_then(|()| fs::rename(&fresh, &library))
+        .with_context(|| format!("cannot write {}", library.display()))
+}
+
+fn library(folder: &Path) -> PathBuf {
+    folder.join("shim.so")
 }
 
 /// What a loss of power takes.
@@ -61,8 +57,8 @@ pub struct Behaviour {
     pub clock_ahead_millis: i64,
 }
 
-/// The disk of one member: everything below one folder.
-#[derive(Debug)]
+/// The disk and the clock of one process: everything below one folder.
+#[derive(Clone, Debug)]
 pub struct Disk {
     library: PathBuf,
     faults: PathBuf,
@@ -70,14 +66,21 @@ pub struct Disk {
 }
 
 impl Disk {
-    /// `root` is absolute and may not exist yet; the shim's own files are kept in `faults`,
-    /// on the same file system.
-    pub fn new(library: &Path, root: &Path, faults: &Path) -> Result<Self> {
-        ensure!(root.is_absolute(), "{} is not absolute", root.display());
-        let disk = Self { library: library.to_owned(), faults: faults.to_owned(), root: root.to_owned() };
-        fs::create_dir_all(disk.undo()).context("cannot make the shim's folder")?;
-        fs::write(disk.faults.join("control"), [0; 64]).context("cannot make the shim's control")?;
-        Ok(disk)
+    /// `root` is absolute and may not exist yet; the shim and its files are kept below
+    /// `folder`, on the same file system, those of this disk under `name`.
+    pub fn at(folder: &Path, name: &str, root: &Path) -> Self {
+        Self { library: library(folder), faults: folder.join(name), root: root.to_owned() }
+    }
+
+    /// Makes it whole, and its state of now one that no loss of power changes. No process may
+    /// be on it.
+    ///
+    /// # Errors
+    /// When the shim's files cannot be made.
+    pub fn prepare(&self) -> Result<()> {
+        ensure!(self.root.is_absolute(), "{} is not absolute", self.root.display());
+        self.settle()?;
+        fs::write(self.control(), [0; 64]).context("cannot make the shim's control")
     }
 
     /// What a process on this disk is started with.
@@ -85,16 +88,21 @@ impl Disk {
         [("LD_PRELOAD", &self.library), ("QUORATE_FAULTS", &self.faults), ("QUORATE_FAULTS_ROOT", &self.root)]
     }
 
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// See [`behave`].
+    pub fn control(&self) -> PathBuf {
+        self.faults.join("control")
+    }
+
     /// Takes effect at once.
+    ///
+    /// # Errors
+    /// As [`behave`].
     pub fn behave(&self, behaviour: Behaviour) -> Result<()> {
-        let mut control = Vec::new();
-        for flag in [behaviour.stalled, behaviour.sync_fails, behaviour.full] {
-            control.extend(u32::from(flag).to_ne_bytes());
-        }
-        control.extend(u32::try_from(behaviour.slow.as_micros())?.to_ne_bytes());
-        control.extend(behaviour.clock_ahead_millis.to_ne_bytes());
-        let file = OpenOptions::new().write(true).open(self.faults.join("control"))?;
-        file.write_all_at(&control, 0).context("cannot write the shim's control")
+        behave(&self.control(), behaviour)
     }
 
     /// Takes from the disk of a process that has ended what a loss of power would take;
@@ -122,10 +130,17 @@ impl Disk {
                 changed += 1;
             }
         }
-        // What is there now has been there for ever.
-        fs::remove_dir_all(self.undo())?;
-        fs::create_dir_all(self.undo())?;
+        self.settle()?;
         Ok(changed)
+    }
+
+    /// What is there now has been there for ever.
+    fn settle(&self) -> Result<()> {
+        match fs::remove_dir_all(self.undo()) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+            _ => fs::create_dir_all(self.undo()),
+        }
+        .with_context(|| format!("cannot make {} anew", self.undo().display()))
     }
 
     fn undo(&self) -> PathBuf {
@@ -163,6 +178,75 @@ impl Disk {
             };
         }
         Ok(lost.len())
+    }
+}
+
+/// Lets the disk that is controlled by a file behave so from now on.
+///
+/// # Errors
+/// When the file is not there.
+pub fn behave(control: &Path, behaviour: Behaviour) -> Result<()> {
+    let mut bytes = Vec::new();
+    for flag in [behaviour.stalled, behaviour.sync_fails, behaviour.full] {
+        bytes.extend(u32::from(flag).to_ne_bytes());
+    }
+    bytes.extend(u32::try_from(behaviour.slow.as_micros())?.to_ne_bytes());
+    bytes.extend(behaviour.clock_ahead_millis.to_ne_bytes());
+    let file = OpenOptions::new().write(true).open(control);
+    file.and_then(|file| file.write_all_at(&bytes, 0)).with_context(|| cannot(control))
+}
+
+fn cannot(file: &Path) -> String {
+    format!("cannot write {}", file.display())
+}
+
+/// A bit of a log that is not as it was written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bit {
+    pub file: PathBuf,
+    /// Where the byte is whose lowest bit it is, and what that was.
+    pub at: u64,
+    pub was: u8,
+}
+
+impl Bit {
+    /// Inverts one in the older part of the log of a store that does not run, whose data is in
+    /// `data`; `random` chooses which.
+    ///
+    /// # Errors
+    /// When there is no log.
+    pub fn flip_in_log(data: &Path, random: u64) -> Result<Self> {
+        let folder = data.join("wal");
+        // The end may be cut as torn, and what was acknowledged with it: no disk does that.
+        let mut best: Option<(PathBuf, u64)> = None;
+        for entry in fs::read_dir(&folder).with_context(|| format!("cannot list {}", folder.display()))? {
+            let path = entry?.path();
+            let content = fs::read(&path)?;
+            let used = content.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64);
+            if best.as_ref().is_none_or(|(_, most)| *most < used) {
+                best = Some((path, used));
+            }
+        }
+        let (file, used) = best.context("there is no log yet")?;
+        let at = used / 8 + random % (used / 2).max(1);
+        let mut byte = [0];
+        File::open(&file).and_then(|open| open.read_exact_at(&mut byte, at)).with_context(|| cannot(&file))?;
+        let bit = Self { file, at, was: byte[0] };
+        bit.write(bit.was ^ 1)?;
+        Ok(bit)
+    }
+
+    /// Makes it what it was, however often that is done.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn restore(&self) -> Result<()> {
+        self.write(self.was)
+    }
+
+    fn write(&self, byte: u8) -> Result<()> {
+        let file = File::options().write(true).open(&self.file);
+        file.and_then(|file| file.write_all_at(&[byte], self.at)).with_context(|| cannot(&self.file))
     }
 }
 
@@ -237,6 +321,8 @@ fn lose_writes(path: &Path, bytes: &[u8], random: Option<&mut StdRng>) -> Result
 
 #[cfg(test)]
 mod tests {
+    use std::process::{Command, Stdio};
+
     use super::*;
 
     /// A folder of the test's own, removed with it.
@@ -256,8 +342,10 @@ mod tests {
     }
 
     fn disk(folder: &Folder) -> Disk {
-        let library = build_shim(&folder.0).expect("a C compiler");
-        Disk::new(&library, &folder.0.join("root"), &folder.0.join("faults")).expect("a disk")
+        install(&folder.0).expect("a folder that can be written");
+        let disk = Disk::at(&folder.0, "faults", &folder.0.join("root"));
+        disk.prepare().expect("a folder that can be written");
+        disk
     }
 
     /// Runs a shell command on the disk, in its root; returns whether it succeeded.
@@ -289,6 +377,46 @@ mod tests {
         assert!(run(&disk, "rm $D/a; sync $D"));
         disk.lose(Loss::Unsynced).expect("power is lost");
         assert_eq!(read(&disk, "a"), None, "the removal was synced");
+    }
+
+    #[test]
+    fn what_moves_and_removals_take_away_is_kept_until_they_are_synced() {
+        let folder = folder();
+        let disk = disk(&folder);
+        let kept = || {
+            let names = fs::read_dir(disk.undo()).expect("a folder").flatten().map(|entry| entry.file_name());
+            names.filter(|name| name.to_string_lossy().starts_with("saved-")).count()
+        };
+        assert!(run(&disk, "printf 1 > $D/a; printf 2 > $D/b; sync $D"));
+        assert!(run(&disk, "mv $D/a $D/b"));
+        assert_eq!(kept(), 1);
+        // A process that syncs what it has removed keeps nothing of it.
+        let command = r#"exec perl -MIO::Handle -e 'unlink "$ENV{D}/b"; open my $f, "<", $ENV{D}; $f->sync or die'"#;
+        assert!(run(&disk, command));
+        assert_eq!(kept(), 1);
+    }
+
+    #[test]
+    fn a_bit_of_a_log_is_inverted_and_back() {
+        let folder = folder();
+        let wal = folder.0.join("wal");
+        fs::create_dir_all(&wal).expect("a folder");
+        assert!(Bit::flip_in_log(&folder.0, 0).is_err(), "there is no log yet");
+        let content = [[7; 100], [0; 100]].concat();
+        for (name, length) in [("1", 200), ("2", 50)] {
+            fs::write(wal.join(name), &content[..length]).expect("a file");
+        }
+        for random in [0, 77, u64::MAX] {
+            let bit = Bit::flip_in_log(&folder.0, random).expect("a log");
+            let now = fs::read(wal.join("1")).expect("a file");
+            let other: Vec<usize> = (0..200).filter(|at| now[*at] != content[*at]).collect();
+            assert_eq!((bit.file.ends_with("1"), other), (true, vec![bit.at as usize]));
+            assert!(bit.at < 75, "the end is left alone");
+            for _ in 0..2 {
+                bit.restore().expect("a file");
+            }
+            assert_eq!(fs::read(wal.join("1")).expect("a file"), content);
+        }
     }
 
     #[test]

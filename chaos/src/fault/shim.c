@@ -6,7 +6,7 @@
  *              followed by the bytes that stood there before
  *   names      one line for each name that was made (C), moved (R) or removed (U), and for
  *              each directory that was synced (S)
- *   saved-N    links to what moves and removals took away
+ *   saved-N    links to what moves and removals took away, until their directory is synced
  * disk.rs reads them. $QUORATE_FAULTS/control is a struct control, written by disk.rs.
  */
 #define _GNU_SOURCE
@@ -41,6 +41,13 @@ struct record {
     uint64_t length; /* of the bytes that follow */
 };
 
+/* A link to what a name stood for that could come back. */
+struct kept {
+    struct kept *next;
+    unsigned number;
+    char folder[PATH_MAX];
+};
+
 struct file {
     struct file *next;
     dev_t dev;
@@ -63,6 +70,7 @@ static char root[PATH_MAX], undo_dir[PATH_MAX];
 static size_t root_length;
 static int names = -1;
 static unsigned saved;
+static struct kept *links; /* under names_lock */
 
 #define REAL(type, name, ...) static type (*real_##name)(__VA_ARGS__)
 REAL(int, open64, const char *, int, ...);
@@ -254,6 +262,26 @@ static void name(char kind, const char *path, const char *to, unsigned keep) {
     if (real_write(names, line, length) != length) abort();
 }
 
+static void path_of_link(char *to, size_t size, unsigned number) {
+    snprintf(to, size, "%.4000s/saved-%d-%u", undo_dir, getpid(), number);
+}
+
+/* What names in `folder` stood for cannot come back any more. The names are locked. */
+static void settle(const char *folder) {
+    char path[PATH_MAX];
+    for (struct kept **at = &links; *at;) {
+        struct kept *kept = *at;
+        if (strcmp(kept->folder, folder)) {
+            at = &kept->next;
+            continue;
+        }
+        path_of_link(path, sizeof path, kept->number);
+        real_unlink(path);
+        *at = kept->next;
+        free(kept);
+    }
+}
+
 static int sync_file(int fd, int (*call)(int)) {
     struct file *file = look(fd);
     if (!file) return call(fd);
@@ -266,7 +294,10 @@ static int sync_file(int fd, int (*call)(int)) {
     } else if (file->directory) {
         pthread_mutex_lock(&names_lock);
         result = call(fd);
-        if (!result) name('S', file->path, "", 0);
+        if (!result) {
+            name('S', file->path, "", 0);
+            settle(file->path);
+        }
         pthread_mutex_unlock(&names_lock);
     } else {
         result = call(fd);
@@ -279,12 +310,20 @@ static int sync_file(int fd, int (*call)(int)) {
 int fsync(int fd) { return sync_file(fd, real_fsync); }
 int fdatasync(int fd) { return sync_file(fd, real_fdatasync); }
 
-/* Links what stands at `path` into the undo folder; 0 when nothing does. */
+/* Links what stands at `path` into the undo folder; 0 when nothing does. The names are locked. */
 static unsigned keep(const char *path) {
     char to[PATH_MAX];
-    unsigned number = __atomic_add_fetch(&saved, 1, __ATOMIC_RELAXED);
-    snprintf(to, sizeof to, "%.4000s/saved-%d-%u", undo_dir, getpid(), number);
-    return real_link(path, to) ? 0 : number;
+    const char *last = strrchr(path, '/');
+    unsigned number = ++saved;
+    path_of_link(to, sizeof to, number);
+    if (!last || real_link(path, to)) return 0;
+    struct kept *kept = malloc(sizeof *kept);
+    if (!kept) abort();
+    kept->number = number;
+    snprintf(kept->folder, sizeof kept->folder, "%.*s", (int)(last - path), path);
+    kept->next = links;
+    links = kept;
+    return number;
 }
 
 static int opened(const char *path, int flags, mode_t mode, int directory) {

@@ -1,0 +1,156 @@
+//! Faults of a victim's disk and clock, done and undone.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, ensure};
+use tokio::time;
+use tokio_util::sync::CancellationToken;
+
+use super::probe::Lab;
+use super::report::{Check, FaultSpan};
+use super::run::{ANSWER, LOOK, RunError, Settings, WATCHDOG_SLACK, back, pause};
+use super::scenario::{Disk as Fault, Scenario};
+use super::target::{Identity, Target};
+use super::watchdog::{Armed, Undo};
+use crate::fault::disk::{Behaviour, Bit, Loss};
+use crate::fault::process;
+
+/// How far a clock jumps.
+const JUMP: Duration = Duration::from_hours(24);
+
+/// How long a killed process may take to be gone.
+const END_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Does it to one victim, and returns once that answers again, with what has to be true of it.
+///
+/// # Errors
+/// `Interrupted` by `stop`; `Failed` when the fault cannot be done or undone.
+pub(super) async fn strike(
+    fault: Fault,
+    scenario: &Scenario,
+    target: &Target,
+    settings: &Settings,
+    lab: &Arc<Lab>,
+    victim: &str,
+    stop: &CancellationToken,
+    say: &(dyn Fn(&str) + Send + Sync),
+) -> Result<(FaultSpan, Option<Check>), RunError> {
+    let identity = target.master_process(victim)?;
+    let disk = target.disks.get(victim).with_context(|| format!("{victim} is on a plain disk"))?.clone();
+    let what = scenario.fault.name();
+    let patience = scenario.observe + WATCHDOG_SLACK;
+    let from_ms = lab.clock.now_ms();
+    let told = |more: &str| say(&format!("{what} of {victim} (process {}){more}", identity.pid));
+    let (ended, check) = match fault {
+        Fault::Stall | Fault::Full | Fault::Clock => {
+            let armed = Armed::arm(&settings.binary, Undo::Heal(disk.control()), patience)?;
+            disk.behave(behaviour(fault))?;
+            told("");
+            pause(scenario.observe, stop).await?;
+            armed.undo()?;
+            (None, None)
+        }
+        Fault::SyncError => {
+            let armed = Armed::arm(&settings.binary, Undo::Heal(disk.control()), patience)?;
+            disk.behave(behaviour(fault))?;
+            told("");
+            let ended = gone(identity, scenario.observe, stop).await?;
+            armed.undo()?;
+            let detail = match ended {
+                true => format!("process {} ended", identity.pid),
+                false => format!("process {} goes on, and nobody knows what its disk holds", identity.pid),
+            };
+            let name = "the process ends by itself".to_owned();
+            (ended.then_some(identity), Some(Check { name, passed: ended, detail }))
+        }
+        Fault::PowerLoss | Fault::Torn => {
+            kill(identity, stop).await?;
+            let loss = match fault {
+                Fault::Torn => Loss::Torn { seed: rand::random() },
+                _ => Loss::Unsynced,
+            };
+            let changed = change(target, victim, move || disk.lose(loss)).await?;
+            told(&format!(", {loss:?}: {changed} files and names changed"));
+            pause(scenario.observe, stop).await?;
+            (Some(identity), None)
+        }
+        Fault::BitFlip => {
+            kill(identity, stop).await?;
+            let root = disk.root().to_owned();
+            let bit = change(target, victim, move || Bit::flip_in_log(&root, rand::random())).await?;
+            let armed = Armed::arm(&settings.binary, Undo::Restore(bit.clone()), patience)?;
+            told(&format!(": byte {} of {}", bit.at, bit.file.display()));
+            pause(scenario.observe, stop).await?;
+            let refuses = is_silent(lab, victim).await;
+            armed.undo()?;
+            let detail = match refuses {
+                true => format!("{victim} does not start with it; its log says why"),
+                false => format!("{victim} serves although byte {} of {} is wrong", bit.at, bit.file.display()),
+            };
+            let name = "a damaged log is refused".to_owned();
+            (Some(identity), Some(Check { name, passed: refuses, detail }))
+        }
+    };
+    let to_ms = back(target, lab, victim, ended, stop).await?;
+    say(&format!("{victim} answers again, {:.1} s after the fault", (to_ms - from_ms) / 1e3));
+    Ok((FaultSpan { victim: victim.to_owned(), what: what.to_owned(), from_ms, to_ms }, check))
+}
+
+fn behaviour(fault: Fault) -> Behaviour {
+    let mut behaviour = Behaviour::default();
+    match fault {
+        Fault::Stall => behaviour.stalled = true,
+        Fault::Full => behaviour.full = true,
+        Fault::SyncError => behaviour.sync_fails = true,
+        Fault::Clock => behaviour.clock_ahead_millis = JUMP.as_millis() as i64,
+        Fault::PowerLoss | Fault::Torn | Fault::BitFlip => {}
+    }
+    behaviour
+}
+
+/// Returns once the process is gone: until then its files may change.
+async fn kill(identity: Identity, stop: &CancellationToken) -> Result<(), RunError> {
+    process::kill(identity.pid)?;
+    match gone(identity, END_PATIENCE, stop).await? {
+        true => Ok(()),
+        false => Err(anyhow::anyhow!("process {} does not go although it was killed", identity.pid).into()),
+    }
+}
+
+/// Whether the process goes within that time.
+async fn gone(identity: Identity, patience: Duration, stop: &CancellationToken) -> Result<bool, RunError> {
+    let deadline = time::Instant::now() + patience;
+    while identity.is_there() {
+        if time::Instant::now() > deadline {
+            return Ok(false);
+        }
+        pause(LOOK, stop).await?;
+    }
+    Ok(true)
+}
+
+/// Changes the disk of a victim that has ended.
+///
+/// # Errors
+/// When it was started again meanwhile: what it then read is not known.
+async fn change<T: Send + 'static>(
+    target: &Target,
+    victim: &str,
+    change: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<T> {
+    let changed = tokio::task::spawn_blocking(change).await.context("the change of a disk panicked")??;
+    let started = target.master_process(victim).is_ok();
+    ensure!(
+        !started,
+        "{victim} was started again before its disk was changed: give `quorate up` a longer --restart-delay-ms"
+    );
+    Ok(changed)
+}
+
+async fn is_silent(lab: &Lab, victim: &str) -> bool {
+    match lab.stores.iter().find(|store| store.name == victim) {
+        Some(store) => store.status(ANSWER).await.is_err(),
+        None => true,
+    }
+}
