@@ -100,17 +100,25 @@ impl History {
 
 /// No write took effect twice: each value is of its own.
 fn once(engine: &Engine) -> Result<(), String> {
-    let (start, mut from) = (Bytes::from_static(&[0]), 1);
     let mut found: BTreeMap<Bytes, i64> = BTreeMap::new();
+    changes(engine, KeyRange::From(&Bytes::from_static(&[0])), |revision, value| {
+        let Some(before) = found.insert(value.clone(), revision) else { return Ok(()) };
+        let value = String::from_utf8_lossy(value).into_owned();
+        Err(format!("write {value} took effect twice, at revisions {before} and {revision}"))
+    })
+}
+
+/// Visits every value that was ever written to `range`, in the order of revisions.
+pub(super) fn changes(
+    engine: &Engine,
+    range: KeyRange<'_>,
+    mut visit: impl FnMut(i64, &Bytes) -> Result<(), String>,
+) -> Result<(), String> {
+    let mut from = 1;
     loop {
-        let history =
-            engine.changes(from, KeyRange::From(&start), 1_000, 1 << 20).map_err(|error| error.to_string())?;
+        let history = engine.changes(from, range, 1_000, 1 << 20).map_err(|error| error.to_string())?;
         for change in &history.changes {
-            let revision = change.row.revision.main;
-            if let Some(before) = found.insert(change.row.value.clone(), revision) {
-                let value = String::from_utf8_lossy(&change.row.value).into_owned();
-                return Err(format!("write {value} took effect twice, at revisions {before} and {revision}"));
-            }
+            visit(change.row.revision.main, &change.row.value)?;
         }
         if history.upto >= engine.revision() {
             return Ok(());

@@ -21,7 +21,7 @@ const PAUSE_MILLIS: std::ops::Range<u64> = 0..40;
 const READ_ONE_OF: u32 = 3;
 
 /// How long one member is waited for.
-const PATIENCE: Duration = Duration::from_millis(700);
+pub(super) const PATIENCE: Duration = Duration::from_millis(700);
 const RETRY: Duration = Duration::from_millis(20);
 
 /// Until the cluster stops its clients; what has begun then is not waited for.
@@ -53,7 +53,7 @@ pub(super) async fn run(client: u64, cluster: Cluster, history: History, planted
 }
 
 /// The member that is asked next: the leader as a rule, any other by chance.
-fn next(cluster: &Cluster, random: &mut StdRng) -> Option<Access> {
+pub(super) fn next(cluster: &Cluster, random: &mut StdRng) -> Option<Access> {
     let any = random.random_range(1..=MEMBERS);
     let leader = cluster.leader().filter(|_| random.random_range(0..4) > 0);
     cluster.access(leader.unwrap_or(any))
@@ -89,7 +89,7 @@ async fn write(
     }
 }
 
-async fn propose(member: &Access, command: &Command) -> Option<CommandResult> {
+pub(super) async fn propose(member: &Access, command: &Command) -> Option<CommandResult> {
     let id = command.request?;
     let outcome = member.waiters.register(&id);
     let proposal = Proposal::new(command);

@@ -13,6 +13,7 @@
 mod check;
 mod client;
 mod cluster;
+mod controller;
 mod faults;
 mod member;
 
@@ -23,7 +24,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
 use self::check::History;
-use self::cluster::Cluster;
+use self::cluster::{Cluster, MEMBERS};
 use self::faults::Faults;
 use crate::raft::simulated::seeded;
 
@@ -48,12 +49,16 @@ enum Planted {
     ReadsOfAnyLeader,
     /// A write whose outcome is not known is proposed again as a new one.
     NoRequestIds,
+    /// What controllers write is not bound to the term in which they decided on it.
+    NoFences,
 }
 
 /// What a run came to.
 #[derive(Debug, PartialEq, Eq)]
 struct Summary {
     operations: usize,
+    /// Of controllers.
+    acts: usize,
     messages: u64,
     reigns: usize,
     faults: Faults,
@@ -97,9 +102,15 @@ async fn simulate(seed: u64, planted: Planted) -> Result<Summary, String> {
             tokio::spawn(seeded(seed, client::run(client, cluster, history, planted, seed)))
         })
         .collect();
+    let controllers: Vec<_> = (1..=MEMBERS)
+        .map(|member| {
+            let (cluster, seed) = (cluster.clone(), random.random());
+            tokio::spawn(seeded(seed, controller::run(member, cluster, planted, seed)))
+        })
+        .collect();
     let faults = faults::run(&cluster, random.random(), DURATION).await?;
     cluster.stop_clients();
-    for client in clients {
+    for client in clients.into_iter().chain(controllers) {
         client.await.map_err(|error| format!("a client ended badly: {error}"))?;
     }
     let hash = tokio::time::timeout(RECOVERY, cluster.agree()).await.map_err(|_| cluster.describe())??;
@@ -107,9 +118,10 @@ async fn simulate(seed: u64, planted: Planted) -> Result<Summary, String> {
     violation.map_or(Ok(()), Err)?;
     let engine = cluster.engine()?;
     let operations = history.check(&engine)?;
+    let acts = controller::check(&engine)?;
     let (messages, reigns) = (cluster.network.messages(), cluster.network.reigns());
     cluster.end().await;
-    Ok(Summary { operations, messages, reigns, faults, hash })
+    Ok(Summary { operations, acts, messages, reigns, faults, hash })
 }
 
 #[cfg(test)]
@@ -130,16 +142,18 @@ mod tests {
             return;
         }
         let seeds = number("QUORATE_SIMULATED_SEEDS").unwrap_or(SEEDS);
-        let (mut operations, mut reigns, mut faults) = (0, 0, Faults::default());
+        let (mut operations, mut acts, mut reigns, mut faults) = (0, 0, 0, Faults::default());
         for seed in 1..=seeds {
             let summary = run(seed, Planted::Nothing).unwrap_or_else(|failure| panic!("{failure}"));
             operations += summary.operations;
+            acts += summary.acts;
             reigns += summary.reigns;
             faults += summary.faults;
         }
-        println!("{seeds} seeds, {operations} operations, {reigns} reigns, {faults:?}");
+        println!("{seeds} seeds, {operations} operations, {acts} acts of controllers, {reigns} reigns, {faults:?}");
         // A simulation in which nothing happens shows nothing.
-        assert!(operations as u64 > 50 * seeds && reigns as u64 > seeds, "too little happened");
+        let busy = operations as u64 > 50 * seeds && acts as u64 > 20 * seeds;
+        assert!(busy && reigns as u64 > seeds, "too little happened");
         assert!(faults.all_kinds(), "not every fault came: {faults:?}");
     }
 
@@ -154,6 +168,7 @@ mod tests {
             (Planted::LeaderRestore, &["stale", "lost", "two leaders", "differ", "stopped"]),
             (Planted::ReadsOfAnyLeader, &["stale"]),
             (Planted::NoRequestIds, &["twice"]),
+            (Planted::NoFences, &["acted in term"]),
         ] {
             let caught = (1..=PLANTED_SEEDS).find_map(|seed| run(seed, planted).err());
             println!("{planted:?}: {}", caught.as_ref().map_or_else(|| "not noticed".to_owned(), Failure::to_string));
