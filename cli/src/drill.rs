@@ -53,6 +53,7 @@ const OWN_CLUSTER_PATIENCE: Duration = Duration::from_secs(4 * 3600);
   quorate drill run leader-kill --runs 10   do it, ten times
   quorate drill all --runs 30               every drill, on a cluster started for it
   quorate drill all --only partition-half --masters 5
+  quorate drill run combo --runs 20 --seed 7  other faults in each run, and the same next time
   quorate drill compare old/report.json new/report.json
 Exit codes: 0 the budget was kept; 2 it was not, or a check broke; 3 the cluster cannot bear
 a drill now; 1 something else went wrong. Ctrl-C undoes the fault and removes what was made.
@@ -137,6 +138,10 @@ struct How {
     /// How many seconds the steady state is measured before each fault.
     #[arg(long, default_value_t = 2, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=600))]
     steady: u64,
+    /// What `combo` draws its faults from, and a number more with each run: the same again
+    /// with the same drills [default: a new one each time]
+    #[arg(long, value_name = "N")]
+    seed: Option<u64>,
     /// The budget's times are multiplied by that, for a machine that is busy with other things.
     #[arg(long, default_value_t = 1.0, value_name = "FACTOR", value_parser = slack)]
     slack: f64,
@@ -495,7 +500,7 @@ async fn drill(scenarios: &[&'static Scenario], target: &Target, how: &How, stop
 
 /// One run. The first of all meets the cluster as it is; later ones wait until it has settled.
 async fn once(
-    scenario: &Scenario,
+    scenario: &'static Scenario,
     number: usize,
     target: &Target,
     how: &How,
@@ -513,6 +518,7 @@ async fn once(
         let settings = Settings {
             binary: std::env::current_exe().context("cannot find this program's own file")?,
             steady: Duration::from_secs(how.steady),
+            seed: how.seed.unwrap_or_else(|| Timestamp::now().as_millisecond().unsigned_abs()) + number as u64 - 1,
             number,
             name: format!("{:x}-{attempt}", Timestamp::now().as_millisecond()),
             history: folder.join("history.jsonl"),

@@ -92,15 +92,7 @@ fn a_leader_that_is_cut_off_is_replaced_and_the_cut_ends_with_the_drill() -> Res
     ensure!(run.figures.iter().all(|figure| figure.value.is_some()), "{:?}", run.figures);
     ensure!(run.faults.len() == 1 && run.faults[0].victim == leader, "{:?} is not {leader}", run.faults);
 
-    let mut dying = Command::new(binary()?)
-        .args(["drill", "run", "partition-leader", "--steady=1", "--data-dir"])
-        .arg(test.cluster.data_dir())
-        .arg("--out")
-        .arg(folder.path().join("dying"))
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .context("cannot start a drill")?;
+    let mut dying = start_drill(&test, "partition-leader", &folder.path().join("dying"))?;
     let table = format!("quorate_drill_{}", dying.id());
     let there = || tables().is_some_and(|tables| tables.contains(&table));
     let cut = eventually("the link to be cut", Duration::from_secs(30), || Ok(there().then_some(())));
@@ -109,6 +101,51 @@ fn a_leader_that_is_cut_off_is_replaced_and_the_cut_ends_with_the_drill() -> Res
     cut?;
     eventually("the watchdog to mend the link", Duration::from_secs(5), || Ok((!there()).then_some(())))?;
     test.cluster.stop()
+}
+
+#[test]
+fn disks_fail_and_nothing_that_was_acknowledged_is_lost() -> Result<()> {
+    let mut test = TestCluster::start_with_faults(3)?;
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    for (name, wanted) in [
+        ("disk-stall", "acknowledged objects"),
+        ("fsync-error", "ends by itself"),
+        ("torn-tail", "acknowledged objects"),
+        ("bit-flip", "damaged log"),
+    ] {
+        let out = folder.path().join(name);
+        drill(&test, name, &out)?;
+        let run = only_run(&out)?;
+        ensure!(run.broken().is_empty(), "every check of {name} passes: {:?}", run.checks);
+        ensure!(run.checks.iter().any(|check| check.name.contains(wanted)), "{name}: {:?}", run.checks);
+        ensure!(run.figures.iter().all(|figure| figure.value.is_some()), "{name}: {:?}", run.figures);
+    }
+
+    let mut dying = start_drill(&test, "disk-stall", &folder.path().join("dying"))?;
+    let faults = test.cluster.data_dir().join("faults");
+    // The first word of a control is whether the disk stalls.
+    let stalls = || {
+        let controls = ["m1", "m2", "m3"].map(|name| std::fs::read(faults.join(name).join("control")));
+        controls.iter().flatten().any(|control| control.starts_with(&[1]))
+    };
+    let stalled = eventually("a disk to stall", Duration::from_secs(30), || Ok(stalls().then_some(())));
+    dying.kill()?;
+    dying.wait()?;
+    stalled?;
+    eventually("the watchdog to heal the disk", Duration::from_secs(5), || Ok((!stalls()).then_some(())))?;
+    test.cluster.stop()
+}
+
+fn start_drill(test: &TestCluster, name: &str, out: &Path) -> Result<Child> {
+    Command::new(binary()?)
+        .args(["drill", "run", name, "--steady=1", "--data-dir"])
+        .arg(test.cluster.data_dir())
+        .arg("--out")
+        .arg(out)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start a drill")
 }
 
 /// The tables that nft lists; none where it may not.

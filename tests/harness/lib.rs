@@ -23,6 +23,18 @@ impl TestCluster {
     /// # Errors
     /// When the cluster does not start; with nodes, also when the tests do not run as root.
     pub fn start(masters: u8, nodes: u8) -> Result<Self> {
+        Self::start_on(masters, nodes, false)
+    }
+
+    /// With masters whose disks and clocks can be failed.
+    ///
+    /// # Errors
+    /// When the cluster does not start.
+    pub fn start_with_faults(masters: u8) -> Result<Self> {
+        Self::start_on(masters, 0, true)
+    }
+
+    fn start_on(masters: u8, nodes: u8, faults: bool) -> Result<Self> {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let folder = tempfile::Builder::new().prefix("quorate-test-").tempdir().context("no temporary folder")?;
         let images = std::env::var_os("QUORATE_IMAGES").map(PathBuf::from);
@@ -33,7 +45,7 @@ impl TestCluster {
             masters,
             nodes,
             images: images.filter(|_| nodes > 0),
-            faults: false,
+            faults,
             detached: false,
         };
         Ok(Self { cluster: Cluster::start(options)?, _folder: folder, _turn: turn })

@@ -1,16 +1,14 @@
 //! Faults of a victim's disk and clock, done and undone.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use tokio::time;
-use tokio_util::sync::CancellationToken;
 
 use super::probe::Lab;
 use super::report::{Check, FaultSpan};
-use super::run::{ANSWER, LOOK, RunError, Settings, WATCHDOG_SLACK, back, pause};
-use super::scenario::{Disk as Fault, Scenario};
+use super::run::{ANSWER, LOOK, RunError, Stage, WATCHDOG_SLACK, back};
+use super::scenario::Disk as Fault;
 use super::target::{Identity, Target};
 use super::watchdog::{Armed, Undo};
 use crate::fault::disk::{Behaviour, Bit, Loss};
@@ -27,15 +25,11 @@ const END_PATIENCE: Duration = Duration::from_secs(5);
 /// # Errors
 /// `Interrupted` by `stop`; `Failed` when the fault cannot be done or undone.
 pub(super) async fn strike(
+    stage: Stage<'_>,
     fault: Fault,
-    scenario: &Scenario,
-    target: &Target,
-    settings: &Settings,
-    lab: &Arc<Lab>,
     victim: &str,
-    stop: &CancellationToken,
-    say: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<(FaultSpan, Option<Check>), RunError> {
+    let Stage { scenario, target, settings, lab, say, .. } = stage;
     let identity = target.master_process(victim)?;
     let disk = target.disks.get(victim).with_context(|| format!("{victim} is on a plain disk"))?.clone();
     let what = scenario.fault.name();
@@ -47,7 +41,7 @@ pub(super) async fn strike(
             let armed = Armed::arm(&settings.binary, Undo::Heal(disk.control()), patience)?;
             disk.behave(behaviour(fault))?;
             told("");
-            pause(scenario.observe, stop).await?;
+            stage.pause(scenario.observe).await?;
             armed.undo()?;
             (None, None)
         }
@@ -55,7 +49,7 @@ pub(super) async fn strike(
             let armed = Armed::arm(&settings.binary, Undo::Heal(disk.control()), patience)?;
             disk.behave(behaviour(fault))?;
             told("");
-            let ended = gone(identity, scenario.observe, stop).await?;
+            let ended = gone(stage, identity, scenario.observe).await?;
             armed.undo()?;
             let detail = match ended {
                 true => format!("process {} ended", identity.pid),
@@ -65,23 +59,23 @@ pub(super) async fn strike(
             (ended.then_some(identity), Some(Check { name, passed: ended, detail }))
         }
         Fault::PowerLoss | Fault::Torn => {
-            kill(identity, stop).await?;
+            kill(stage, identity).await?;
             let loss = match fault {
                 Fault::Torn => Loss::Torn { seed: rand::random() },
                 _ => Loss::Unsynced,
             };
             let changed = change(target, victim, move || disk.lose(loss)).await?;
             told(&format!(", {loss:?}: {changed} files and names changed"));
-            pause(scenario.observe, stop).await?;
+            stage.pause(scenario.observe).await?;
             (Some(identity), None)
         }
         Fault::BitFlip => {
-            kill(identity, stop).await?;
+            kill(stage, identity).await?;
             let root = disk.root().to_owned();
             let bit = change(target, victim, move || Bit::flip_in_log(&root, rand::random())).await?;
             let armed = Armed::arm(&settings.binary, Undo::Restore(bit.clone()), patience)?;
             told(&format!(": byte {} of {}", bit.at, bit.file.display()));
-            pause(scenario.observe, stop).await?;
+            stage.pause(scenario.observe).await?;
             let refuses = is_silent(lab, victim).await;
             armed.undo()?;
             let detail = match refuses {
@@ -92,7 +86,7 @@ pub(super) async fn strike(
             (Some(identity), Some(Check { name, passed: refuses, detail }))
         }
     };
-    let to_ms = back(target, lab, victim, ended, stop).await?;
+    let to_ms = back(stage, victim, ended).await?;
     say(&format!("{victim} answers again, {:.1} s after the fault", (to_ms - from_ms) / 1e3));
     Ok((FaultSpan { victim: victim.to_owned(), what: what.to_owned(), from_ms, to_ms }, check))
 }
@@ -110,22 +104,22 @@ fn behaviour(fault: Fault) -> Behaviour {
 }
 
 /// Returns once the process is gone: until then its files may change.
-async fn kill(identity: Identity, stop: &CancellationToken) -> Result<(), RunError> {
+async fn kill(stage: Stage<'_>, identity: Identity) -> Result<(), RunError> {
     process::kill(identity.pid)?;
-    match gone(identity, END_PATIENCE, stop).await? {
+    match gone(stage, identity, END_PATIENCE).await? {
         true => Ok(()),
         false => Err(anyhow::anyhow!("process {} does not go although it was killed", identity.pid).into()),
     }
 }
 
 /// Whether the process goes within that time.
-async fn gone(identity: Identity, patience: Duration, stop: &CancellationToken) -> Result<bool, RunError> {
+async fn gone(stage: Stage<'_>, identity: Identity, patience: Duration) -> Result<bool, RunError> {
     let deadline = time::Instant::now() + patience;
     while identity.is_there() {
         if time::Instant::now() > deadline {
             return Ok(false);
         }
-        pause(LOOK, stop).await?;
+        stage.pause(LOOK).await?;
     }
     Ok(true)
 }

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use futures::future::join_all;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
 use tokio::time;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +24,7 @@ use super::preflight;
 use super::probe::{self, Apis, Lab, Seen};
 use super::report::{Check, FaultSpan, Figure, Run, Steady, Usual};
 use super::sample::{Probe, Role, Sample};
-use super::scenario::{Disk, Fault, Link, Scenario, Signal, Victim};
+use super::scenario::{self, Disk, Fault, Link, Scenario, Signal, Victim};
 use super::store::Store;
 use super::target::{Identity, Master, Target};
 use super::watchdog::{Armed, Undo};
@@ -51,6 +54,10 @@ pub(super) const WATCHDOG_SLACK: Duration = Duration::from_secs(10);
 /// Writes in flight are on their way for that long before the fault.
 const IN_FLIGHT_LEAD: Duration = Duration::from_micros(300);
 
+/// How many faults a combination has, and the longest pause between two.
+const COMBO_STEPS: usize = 4;
+const COMBO_PAUSE: Duration = Duration::from_secs(2);
+
 /// How long the search for an order of all operations may take.
 const CHECK_TIME: Duration = Duration::from_secs(10);
 
@@ -63,6 +70,8 @@ pub struct Settings {
     pub binary: PathBuf,
     /// How long the steady state is measured.
     pub steady: Duration,
+    /// What a combination is drawn from.
+    pub seed: u64,
     pub number: usize,
     /// Tells this run's keys and objects from others'.
     pub name: String,
@@ -79,6 +88,29 @@ pub enum RunError {
     Interrupted,
     #[error(transparent)]
     Failed(#[from] anyhow::Error),
+}
+
+/// What a fault is done with.
+#[derive(Clone, Copy)]
+pub(super) struct Stage<'a> {
+    pub(super) scenario: &'static Scenario,
+    pub(super) target: &'a Target,
+    pub(super) settings: &'a Settings,
+    pub(super) lab: &'a Arc<Lab>,
+    /// Interrupts the run.
+    pub(super) stop: &'a CancellationToken,
+    pub(super) say: &'a (dyn Fn(&str) + Send + Sync),
+}
+
+impl Stage<'_> {
+    /// # Errors
+    /// `Interrupted` as soon as the run is stopped.
+    pub(super) async fn pause(&self, duration: Duration) -> Result<(), RunError> {
+        match time::timeout(duration, self.stop.cancelled()).await {
+            Ok(()) => Err(RunError::Interrupted),
+            Err(_) => Ok(()),
+        }
+    }
 }
 
 /// What is known of the cluster before the fault.
@@ -111,7 +143,7 @@ pub fn obstacles(scenario: &Scenario, target: &Target) -> Vec<String> {
 /// `Refused` by the preflight, or when the state before the fault was not steady;
 /// `Interrupted` by `stop`; `Failed` when something else got in the way.
 pub async fn run(
-    scenario: &Scenario,
+    scenario: &'static Scenario,
     target: &Target,
     settings: &Settings,
     stop: &CancellationToken,
@@ -133,7 +165,8 @@ pub async fn run(
     let roles_stop = CancellationToken::new();
     let roles = probe::follow_roles(&lab, &roles_stop);
 
-    let driven = drive(scenario, target, settings, &lab, &before, stop, say).await;
+    let stage = Stage { scenario, target, settings, lab: &lab, stop, say };
+    let driven = drive(stage, &before).await;
 
     lab.stop.cancel();
     let finished = finish(&lab, driven.is_ok()).await;
@@ -157,7 +190,6 @@ pub async fn run(
     let mut seen = lab.finish()?;
     checks.extend(same);
     checks.push(swept);
-    checks.extend(driven.checks.iter().cloned());
 
     let term_after = after.as_ref().map_or(before.term, |after| after.term);
     seen.settle(driven.end_ms);
@@ -171,10 +203,13 @@ pub async fn run(
     let gaps = measure::gaps(&seen.samples, driven.steady_ms, driven.end_ms);
     Ok(Run {
         scenario: scenario.name.to_owned(),
-        about: scenario.about.to_owned(),
+        about: match scenario.fault {
+            Fault::Combo => format!("{} Seed {}.", scenario.about, settings.seed),
+            _ => scenario.about.to_owned(),
+        },
         number: settings.number,
         masters,
-        faults: driven.faults.clone(),
+        faults: driven.spans().cloned().collect(),
         steady,
         end_ms: driven.end_ms,
         term_before: before.term,
@@ -191,22 +226,56 @@ pub async fn run(
 /// What happened, on the clock of the run.
 struct Driven {
     steady_ms: f64,
-    faults: Vec<FaultSpan>,
+    acts: Vec<Act>,
+    end_ms: f64,
+}
+
+/// One fault, done and undone.
+struct Act {
+    scenario: &'static Scenario,
+    /// By victim.
+    spans: Vec<FaultSpan>,
     /// From when to when links were not whole, at the least.
     cut: Option<(f64, f64)>,
-    end_ms: f64,
     /// What was seen of the fault itself.
     checks: Vec<Check>,
 }
 
-impl Driven {
-    fn window(&self, term_before: u64) -> Window<'_> {
-        let victim = match self.faults.as_slice() {
-            [fault] => fault.victim.as_str(),
+impl Act {
+    fn begin_ms(&self) -> Option<f64> {
+        self.spans.first().map(|span| span.from_ms)
+    }
+
+    /// The time up to `end_ms`, when the next fault begins or the run ends.
+    fn window(&self, end_ms: f64, term_before: u64) -> Window<'_> {
+        let victim = match self.spans.as_slice() {
+            [span] => span.victim.as_str(),
             _ => "",
         };
-        let fault_ms = self.faults.first().map_or(self.end_ms, |fault| fault.from_ms);
-        Window { victim, fault_ms, end_ms: self.end_ms, term_before }
+        Window { victim, fault_ms: self.begin_ms().unwrap_or(end_ms), end_ms, term_before }
+    }
+}
+
+impl Driven {
+    fn spans(&self) -> impl Iterator<Item = &FaultSpan> {
+        self.acts.iter().flat_map(|act| &act.spans)
+    }
+
+    /// From the first fault to the end of the run.
+    fn window(&self, term_before: u64) -> Window<'_> {
+        match self.acts.as_slice() {
+            [act] => act.window(self.end_ms, term_before),
+            acts => {
+                let fault_ms = acts.first().and_then(Act::begin_ms).unwrap_or(self.end_ms);
+                Window { victim: "", fault_ms, end_ms: self.end_ms, term_before }
+            }
+        }
+    }
+
+    /// Every fault, with the time until the next.
+    fn acts(&self) -> impl Iterator<Item = (&Act, f64)> {
+        let ends = self.acts.iter().skip(1).map(|act| act.begin_ms().unwrap_or(self.end_ms));
+        self.acts.iter().zip(ends.chain(std::iter::once(self.end_ms)))
     }
 }
 
@@ -274,57 +343,78 @@ async fn connect(target: &Target) -> Result<Apis> {
 }
 
 /// Everything from the first probe to the last.
-async fn drive(
-    scenario: &Scenario,
-    target: &Target,
-    settings: &Settings,
-    lab: &Arc<Lab>,
-    before: &Before,
-    stop: &CancellationToken,
-    say: &(dyn Fn(&str) + Send + Sync),
-) -> Result<Driven, RunError> {
+async fn drive(stage: Stage<'_>, before: &Before) -> Result<Driven, RunError> {
+    let Stage { scenario, target, settings, lab, .. } = stage;
     probe::prepare(lab).await?;
     probe::start(lab);
-    pause(WARM_UP, stop).await?;
+    stage.pause(WARM_UP).await?;
     let steady_ms = lab.clock.now_ms();
-    say(&format!("steady state for {:.0} s", settings.steady.as_secs_f64()));
-    pause(settings.steady, stop).await?;
+    (stage.say)(&format!("steady state for {:.0} s", settings.steady.as_secs_f64()));
+    stage.pause(settings.steady).await?;
     check_steady(lab, steady_ms).map_err(|reason| RunError::Refused(vec![reason]))?;
 
-    let mut faults = Vec::new();
-    let mut cut = None;
-    let mut checks = Vec::new();
-    let victims = victims(scenario, target, before);
+    let mut acts = Vec::new();
+    match scenario.fault {
+        Fault::Combo => {
+            let mut random = StdRng::seed_from_u64(settings.seed);
+            for step in combo(&mut random, target) {
+                stage.pause(COMBO_PAUSE.mul_f64(random.random_range(0.2..1.0))).await?;
+                let before = settled(stage, step).await?;
+                acts.push(act(Stage { scenario: step, ..stage }, victims(step, target, &before)).await?);
+            }
+        }
+        _ => acts.push(act(stage, victims(scenario, target, before)).await?),
+    }
+    stage.pause(AFTERMATH).await?;
+    Ok(Driven { steady_ms, acts, end_ms: lab.clock.now_ms() })
+}
+
+/// What a combination consists of: each drill at most once, and none that restarts everybody.
+fn combo(random: &mut StdRng, target: &Target) -> Vec<&'static Scenario> {
+    let fit = |scenario: &&Scenario| {
+        !matches!(scenario.fault, Fault::Combo)
+            && scenario.victim != Victim::EveryMaster
+            && obstacles(scenario, target).is_empty()
+    };
+    let mut steps: Vec<&Scenario> = scenario::ALL.iter().filter(fit).collect();
+    steps.shuffle(random);
+    steps.truncate(COMBO_STEPS);
+    steps
+}
+
+/// Waits until the cluster can bear the next fault.
+async fn settled(stage: Stage<'_>, step: &Scenario) -> Result<Before, RunError> {
+    let deadline = time::Instant::now() + BACK_PATIENCE;
+    loop {
+        match bears(step, stage.target, &stage.lab.stores).await {
+            Ok(before) => return Ok(before),
+            Err(reasons) if time::Instant::now() > deadline => return Err(RunError::Refused(reasons)),
+            Err(_) => stage.pause(LOOK).await?,
+        }
+    }
+}
+
+/// Does the fault of `stage` to victims, undoes it, and returns once all answer again.
+async fn act(stage: Stage<'_>, victims: Vec<String>) -> Result<Act, RunError> {
+    let scenario = stage.scenario;
+    let mut act = Act { scenario, spans: Vec::new(), cut: None, checks: Vec::new() };
     match scenario.fault {
         Fault::Signal(signal) => {
             for victim in &victims {
-                faults.push(strike(signal, scenario, target, settings, lab, victim, stop, say).await?);
+                act.spans.push(strike(stage, signal, victim).await?);
             }
         }
-        Fault::Link(link) => {
-            let parted = part(link, scenario, target, settings, lab, &victims, stop, say).await?;
-            faults.extend(parted.faults);
-            cut = Some(parted.cut);
-        }
+        Fault::Link(link) => part(stage, link, &victims, &mut act).await?,
         Fault::Disk(fault) => {
             for victim in &victims {
-                let (span, check) = disk::strike(fault, scenario, target, settings, lab, victim, stop, say).await?;
-                faults.push(span);
-                checks.extend(check);
+                let (span, check) = disk::strike(stage, fault, victim).await?;
+                act.spans.push(span);
+                act.checks.extend(check);
             }
         }
+        Fault::Combo => {}
     }
-    pause(AFTERMATH, stop).await?;
-    Ok(Driven { steady_ms, faults, cut, end_ms: lab.clock.now_ms(), checks })
-}
-
-/// # Errors
-/// `Interrupted` as soon as `stop` is cancelled.
-pub(super) async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), RunError> {
-    match time::timeout(duration, stop.cancelled()).await {
-        Ok(()) => Err(RunError::Interrupted),
-        Err(_) => Ok(()),
-    }
+    Ok(act)
 }
 
 /// Says what is wrong before anything was done.
@@ -347,16 +437,8 @@ fn check_steady(lab: &Lab, from_ms: f64) -> Result<(), String> {
 }
 
 /// Sends a signal to one victim, and returns once that answers again.
-async fn strike(
-    signal: Signal,
-    scenario: &Scenario,
-    target: &Target,
-    settings: &Settings,
-    lab: &Arc<Lab>,
-    victim: &str,
-    stop: &CancellationToken,
-    say: &(dyn Fn(&str) + Send + Sync),
-) -> Result<FaultSpan, RunError> {
+async fn strike(stage: Stage<'_>, signal: Signal, victim: &str) -> Result<FaultSpan, RunError> {
+    let Stage { scenario, target, settings, lab, say, .. } = stage;
     let identity = target.master_process(victim)?;
     let armed = match signal {
         Signal::Stop => {
@@ -379,7 +461,7 @@ async fn strike(
         Signal::Terminate => process::terminate(identity.pid)?,
     }
     say(&format!("{} to {victim} (process {})", scenario.fault.name(), identity.pid));
-    pause(scenario.observe, stop).await?;
+    stage.pause(scenario.observe).await?;
     if let Some(armed) = armed {
         armed.undo()?;
         say(&format!("{victim} goes on"));
@@ -388,29 +470,14 @@ async fn strike(
         Signal::Kill | Signal::Terminate => Some(identity),
         Signal::Stop => None,
     };
-    let to_ms = back(target, lab, victim, ended, stop).await?;
+    let to_ms = back(stage, victim, ended).await?;
     say(&format!("{victim} answers again, {:.1} s after the fault", (to_ms - from_ms) / 1e3));
     Ok(FaultSpan { victim: victim.to_owned(), what: scenario.fault.name().to_owned(), from_ms, to_ms })
 }
 
-/// What became of links.
-struct Parted {
-    faults: Vec<FaultSpan>,
-    /// See [`Driven::cut`].
-    cut: (f64, f64),
-}
-
 /// Cuts the links between all victims and the other masters, and returns once they answer again.
-async fn part(
-    link: Link,
-    scenario: &Scenario,
-    target: &Target,
-    settings: &Settings,
-    lab: &Arc<Lab>,
-    victims: &[String],
-    stop: &CancellationToken,
-    say: &(dyn Fn(&str) + Send + Sync),
-) -> Result<Parted, RunError> {
+async fn part(stage: Stage<'_>, link: Link, victims: &[String], act: &mut Act) -> Result<(), RunError> {
+    let Stage { scenario, target, settings, lab, say, .. } = stage;
     let (at_victims, at_others): (Vec<_>, Vec<_>) =
         target.masters.iter().partition(|master| victims.contains(&master.name));
     let peers = |masters: Vec<&Master>| masters.into_iter().map(|master| master.peer).collect::<Vec<_>>();
@@ -425,12 +492,12 @@ async fn part(
     say(&format!("{what} to {}", victims.join(", ")));
     let end = time::Instant::now() + scenario.observe;
     match link {
-        Link::Cut | Link::Mute => pause(scenario.observe, stop).await?,
+        Link::Cut | Link::Mute => stage.pause(scenario.observe).await?,
         Link::Flap(lasts) => {
             let mut lost = true;
             loop {
                 let left = end.saturating_duration_since(time::Instant::now());
-                pause(left.min(lasts), stop).await?;
+                stage.pause(left.min(lasts)).await?;
                 if left <= lasts {
                     break;
                 }
@@ -442,13 +509,13 @@ async fn part(
     let mended_ms = lab.clock.now_ms();
     armed.undo()?;
     say("links are whole again");
-    let mut faults = Vec::new();
     for victim in victims {
-        let to_ms = back(target, lab, victim, None, stop).await?;
-        faults.push(FaultSpan { victim: victim.clone(), what: what.to_owned(), from_ms: begins_ms, to_ms });
+        let to_ms = back(stage, victim, None).await?;
+        act.spans.push(FaultSpan { victim: victim.clone(), what: what.to_owned(), from_ms: begins_ms, to_ms });
     }
     say(&format!("all follow one leader again, {:.1} s after the fault", (lab.clock.now_ms() - begins_ms) / 1e3));
-    Ok(Parted { faults, cut: (cut_ms, mended_ms) })
+    act.cut = Some((cut_ms, mended_ms));
+    Ok(())
 }
 
 /// Probes do not wait for the program that does it.
@@ -457,13 +524,8 @@ async fn lose(table: Table, ways: Vec<Way>) -> Result<()> {
 }
 
 /// When the victim answers again, in another process if one has ended, and has caught up.
-pub(super) async fn back(
-    target: &Target,
-    lab: &Lab,
-    victim: &str,
-    ended: Option<Identity>,
-    stop: &CancellationToken,
-) -> Result<f64, RunError> {
+pub(super) async fn back(stage: Stage<'_>, victim: &str, ended: Option<Identity>) -> Result<f64, RunError> {
+    let Stage { target, lab, .. } = stage;
     let deadline = time::Instant::now() + BACK_PATIENCE;
     loop {
         let runs = target.master_process(victim).is_ok_and(|identity| Some(identity) != ended);
@@ -474,7 +536,7 @@ pub(super) async fn back(
             let seconds = BACK_PATIENCE.as_secs();
             return Err(anyhow!("{victim} did not answer again within {seconds} s: look at its log").into());
         }
-        pause(LOOK, stop).await?;
+        stage.pause(LOOK).await?;
     }
 }
 
@@ -605,36 +667,48 @@ fn judge(
 ) -> Vec<Check> {
     let mut checks = Vec::new();
     let terms = term_after.saturating_sub(term_before);
+    let most: u64 = driven.acts.iter().map(|act| act.scenario.most_terms).sum();
     checks.push(Check {
         name: "terms: no more than needed".to_owned(),
-        passed: terms <= scenario.most_terms,
-        detail: format!("{terms} new, at most {}", scenario.most_terms),
+        passed: terms <= most,
+        detail: format!("{terms} new, at most {most}"),
     });
     if has_api {
         checks.push(measure::watches_are_whole(&seen.told, &seen.acknowledged, seen.relists));
     }
-    if let (Fault::Link(link), Some(cut)) = (scenario.fault, driven.cut) {
-        let (victims, others): (Vec<&str>, Vec<&str>) = masters
-            .iter()
-            .map(String::as_str)
-            .partition(|name| driven.faults.iter().any(|fault| fault.victim == *name));
+    for (act, end_ms) in driven.acts() {
+        let of_act = judge_act(act, end_ms, &seen.samples, masters, term_before);
+        checks.extend(of_act.into_iter().chain(act.checks.iter().cloned()).map(|check| match scenario.fault {
+            Fault::Combo => Check { name: format!("{}: {}", act.scenario.name, check.name), ..check },
+            _ => check,
+        }));
+    }
+    checks
+}
+
+/// What has to be true of one fault, up to `end_ms`.
+fn judge_act(act: &Act, end_ms: f64, samples: &[Sample], masters: &[String], term_before: u64) -> Vec<Check> {
+    let mut checks = Vec::new();
+    let window = act.window(end_ms, term_before);
+    if let (Fault::Link(link), Some(cut)) = (act.scenario.fault, act.cut) {
+        let (victims, others): (Vec<&str>, Vec<&str>) =
+            masters.iter().map(String::as_str).partition(|name| act.spans.iter().any(|span| span.victim == *name));
         match link {
-            Link::Cut | Link::Mute => checks.push(measure::minority_is_silent(&seen.samples, &victims, cut)),
+            Link::Cut | Link::Mute => checks.push(measure::minority_is_silent(samples, &victims, cut)),
             // What comes in between may be acknowledged.
             Link::Flap(_) => {}
         }
-        checks.push(measure::majority_goes_on(&seen.samples, &others, cut));
+        checks.push(measure::majority_goes_on(samples, &others, cut));
     }
-    if scenario.fault == Fault::Disk(Disk::Clock) {
-        let failed = measure::failed(&seen.samples, &driven.window(term_before)).len();
+    if act.scenario.fault == Fault::Disk(Disk::Clock) {
+        let failed = measure::failed(samples, &window).len();
         let detail = format!("{failed} requests failed");
         checks.push(Check { name: "nobody notices".to_owned(), passed: failed == 0, detail });
     }
-    if scenario.victim == Victim::Follower {
-        let window = driven.window(term_before);
-        let others = measure::failed(&seen.samples, &window);
+    if act.scenario.victim == Victim::Follower {
+        let others = measure::failed(samples, &window);
         let others = others.iter().filter(|sample| sample.via != window.victim && sample.via != "endpoint").count();
-        let retried = measure::failed_after_one_retry(&seen.samples, &window);
+        let retried = measure::failed_after_one_retry(samples, &window);
         checks.push(Check {
             name: "clients of the others do not notice".to_owned(),
             passed: others == 0 && retried == 0,

@@ -41,6 +41,8 @@ pub enum Fault {
     Link(Link),
     /// To the disk or the clock of one victim.
     Disk(Disk),
+    /// Several of the others, one after another.
+    Combo,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,6 +117,7 @@ impl Fault {
             Self::Disk(Disk::Torn) => "loss of power within writes",
             Self::Disk(Disk::BitFlip) => "flipped bit",
             Self::Disk(Disk::Clock) => "jump of the clock",
+            Self::Combo => "faults drawn from a seed",
         }
     }
 
@@ -138,6 +141,7 @@ impl Fault {
             Self::Disk(Disk::BitFlip) => {
                 "the bit is restored, as from a copy of the disk; a watchdog process does it should the drill not"
             }
+            Self::Combo => "each fault as in its own drill, before the next",
         }
     }
 }
@@ -159,7 +163,7 @@ const OBSERVE: Duration = Duration::from_secs(3);
 const FLAP: Duration = Duration::from_millis(300);
 
 /// In the order of `drill all`.
-pub static ALL: [Scenario; 16] = [
+pub static ALL: [Scenario; 17] = [
     Scenario {
         name: "leader-kill",
         about: "The leading master's process is killed.",
@@ -304,6 +308,16 @@ pub static ALL: [Scenario; 16] = [
         fault: Fault::Disk(Disk::Clock),
         observe: OBSERVE,
         budget: &[],
+        most_terms: 0,
+    },
+    Scenario {
+        name: "combo",
+        about: "Four of the other drills' faults, drawn from a seed, one soon after another.",
+        victim: Victim::Leader,
+        fault: Fault::Combo,
+        observe: OBSERVE,
+        budget: &[],
+        // Those of what is drawn.
         most_terms: 0,
     },
 ];
