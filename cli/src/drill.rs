@@ -347,6 +347,7 @@ fn target(data_dir: &Path) -> Result<Target> {
                 peer: master.place.peer,
             })
             .collect(),
+        nodes: state.nodes.iter().map(|node| node.place.name.clone()).collect(),
         endpoint: state.endpoint,
         kubeconfig: data_dir.join("admin.kubeconfig"),
         store_tls: Pki::at(&data_dir.join("pki")).store_client(),
@@ -358,9 +359,11 @@ fn processes(data_dir: &Path) -> Result<Processes> {
     let state = ClusterState::read(data_dir)?.context("the cluster's state file is gone")?;
     let masters: BTreeMap<String, u32> =
         state.masters.into_iter().filter_map(|master| Some((master.place.name, master.pid?))).collect();
+    let nodes: BTreeMap<String, u32> =
+        state.nodes.into_iter().filter_map(|node| Some((node.place.name, node.pid?))).collect();
     // A supervisor that was killed does not take its id back.
     let supervisor = state.pid.filter(|pid| Identity::of(*pid).is_some());
-    Ok(Processes { supervisor, masters })
+    Ok(Processes { supervisor, masters, nodes })
 }
 
 async fn all(arguments: &AllArguments) -> Result<u8> {

@@ -10,6 +10,7 @@ mod converge;
 pub mod html;
 pub mod junit;
 mod measure;
+mod nodes;
 mod preflight;
 mod probe;
 pub mod report;

@@ -72,7 +72,7 @@ pub(crate) fn obstacles(
         reasons.push(format!("it needs {least} masters, and there are {}", peers.len()));
     }
     match scenario.fault {
-        Fault::Signal(_) => {}
+        Fault::Signal(_) | Fault::Silence => {}
         Fault::Link(_) if peers.iter().any(|peer| !peer.ip().is_loopback()) => {
             reasons.push("masters are not on the loopback: only links of one machine are cut".to_owned());
         }

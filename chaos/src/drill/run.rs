@@ -1,5 +1,6 @@
 //! One run of a drill: preflight, steady state, fault, probes, revert, convergence, verdict.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::net::SocketAddr;
@@ -16,6 +17,7 @@ use super::api::Api;
 use super::budget::quantile;
 use super::converge;
 use super::measure::{self, Window};
+use super::nodes;
 use super::preflight;
 use super::probe::{self, Apis, Lab, Seen};
 use super::report::{Check, FaultSpan, Figure, Run, Steady, Usual};
@@ -45,7 +47,7 @@ const AFTERMATH: Duration = Duration::from_millis(700);
 const FINISH_PATIENCE: Duration = Duration::from_secs(10);
 
 /// A watchdog undoes a fault that was not undone so long after it should have been.
-const WATCHDOG_SLACK: Duration = Duration::from_secs(10);
+pub(super) const WATCHDOG_SLACK: Duration = Duration::from_secs(10);
 
 /// Writes in flight are on their way for that long before the fault.
 const IN_FLIGHT_LEAD: Duration = Duration::from_micros(300);
@@ -100,7 +102,9 @@ pub async fn preflight(scenario: &Scenario, target: &Target) -> Result<Result<Ve
 /// Every reason why `scenario` cannot be done to this cluster on this machine, however well it is.
 pub fn obstacles(scenario: &Scenario, target: &Target) -> Vec<String> {
     let peers: Vec<SocketAddr> = target.masters.iter().map(|master| master.peer).collect();
-    preflight::obstacles(scenario, &peers, link::left_behind)
+    let mut reasons = preflight::obstacles(scenario, &peers, link::left_behind);
+    reasons.extend(nodes::obstacle(scenario, target.nodes.len()));
+    reasons
 }
 
 /// Runs `scenario` once. Whatever happens, the fault is undone and nothing is left behind.
@@ -163,7 +167,8 @@ pub async fn run(
     let order = tokio::task::spawn_blocking(move || order(&at)).await.context("the check of the history panicked")?;
     checks.push(order?);
     let window = driven.window(before.term);
-    let figures = figures(scenario, &seen.samples, &window, term_after, has_api, &mut not_measured);
+    let figures =
+        figures(scenario, &seen.samples, &window, driven.nodes.as_ref(), term_after, has_api, &mut not_measured);
     let steady = usual(&seen.samples, driven.steady_ms, window.fault_ms);
     let gaps = measure::gaps(&seen.samples, driven.steady_ms, driven.end_ms);
     Ok(Run {
@@ -191,6 +196,8 @@ struct Driven {
     faults: Vec<FaultSpan>,
     /// From when to when links were not whole, at the least.
     cut: Option<(f64, f64)>,
+    /// What became of lost nodes.
+    nodes: Option<nodes::Observed>,
     end_ms: f64,
 }
 
@@ -208,6 +215,7 @@ impl Driven {
 /// What is known of a cluster that can bear `scenario`, or why it should not be drilled now.
 async fn bears(scenario: &Scenario, target: &Target, stores: &[Store]) -> Result<Before, Vec<String>> {
     let mut reasons = obstacles(scenario, target);
+    reasons.extend(nodes::reasons(scenario, target).await);
     match look(target, stores).await {
         Ok(before) if reasons.is_empty() => return Ok(before),
         Ok(_) => {}
@@ -255,6 +263,7 @@ fn victims(scenario: &Scenario, target: &Target, before: &Before) -> Vec<String>
             std::iter::once(&before.leader).chain(others).cloned().collect()
         }
         Victim::EveryMaster => target.masters.iter().map(|master| master.name.clone()).collect(),
+        Victim::Node | Victim::ManyNodes => nodes::victims(scenario.victim, &target.nodes, &BTreeMap::new()),
     }
 }
 
@@ -279,6 +288,10 @@ async fn drive(
     say: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Driven, RunError> {
     probe::prepare(lab).await?;
+    let stage = match scenario.fault {
+        Fault::Silence => Some(nodes::arrange(scenario, target, lab, stop, say).await?),
+        Fault::Signal(_) | Fault::Link(_) => None,
+    };
     probe::start(lab);
     pause(WARM_UP, stop).await?;
     let steady_ms = lab.clock.now_ms();
@@ -288,6 +301,7 @@ async fn drive(
 
     let mut faults = Vec::new();
     let mut cut = None;
+    let mut observed = None;
     let victims = victims(scenario, target, before);
     match scenario.fault {
         Fault::Signal(signal) => {
@@ -300,14 +314,20 @@ async fn drive(
             faults.extend(parted.faults);
             cut = Some(parted.cut);
         }
+        Fault::Silence => {
+            let stage = stage.as_ref().context("nothing was arranged on nodes")?;
+            let lost = nodes::lose(scenario, target, settings, lab, stage, stop, say).await?;
+            faults.extend(lost.faults);
+            observed = Some(lost.observed);
+        }
     }
     pause(AFTERMATH, stop).await?;
-    Ok(Driven { steady_ms, faults, cut, end_ms: lab.clock.now_ms() })
+    Ok(Driven { steady_ms, faults, cut, nodes: observed, end_ms: lab.clock.now_ms() })
 }
 
 /// # Errors
 /// `Interrupted` as soon as `stop` is cancelled.
-async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), RunError> {
+pub(super) async fn pause(duration: Duration, stop: &CancellationToken) -> Result<(), RunError> {
     match time::timeout(duration, stop.cancelled()).await {
         Ok(()) => Err(RunError::Interrupted),
         Err(_) => Ok(()),
@@ -612,6 +632,7 @@ fn judge(
         }
         checks.push(measure::majority_goes_on(&seen.samples, &others, cut));
     }
+    checks.extend(driven.nodes.as_ref().map(nodes::Observed::check));
     if scenario.victim == Victim::Follower {
         let window = driven.window(term_before);
         let others = measure::failed(&seen.samples, &window);
@@ -630,6 +651,7 @@ fn figures(
     scenario: &Scenario,
     samples: &[Sample],
     window: &Window<'_>,
+    nodes: Option<&nodes::Observed>,
     term_after: u64,
     has_api: bool,
     not_measured: &mut Vec<String>,
@@ -652,6 +674,7 @@ fn figures(
             "F7 pods" => measure::slowest(samples, Probe::Pod, window),
             "F7 controllers" => measure::slowest(samples, Probe::Controller, window),
             "F8" => measure::watch_resumed(samples, window),
+            "F9" | "F10" | "F12 alarm" | "F12 evicted" => nodes.and_then(|observed| observed.figure(id)),
             "F18 failed" => Some(measure::failed_after_one_retry(samples, window) as f64),
             "F18 terms" => Some(term_after.saturating_sub(window.term_before) as f64),
             _ => unreachable!("{id} is measured by no drill"),
