@@ -151,6 +151,8 @@ impl NodeLifecycle {
             return;
         }
         let Brake { silent, nodes, .. } = brake;
+        // What else is told of the node must not use up what may be told of this.
+        let events = reign.events.component("eviction-brake");
         if brake.is_on {
             metrics::counter!(BRAKES).increment(1);
             tracing::error!(
@@ -160,10 +162,10 @@ impl NodeLifecycle {
             );
             let message =
                 format!("{silent} of {nodes} nodes fell silent at once: no pod is evicted until fewer are missing");
-            reign.events.warning(node, "EvictionBrake", message);
+            events.warning(node, "EvictionBrake", message);
         } else {
             tracing::info!(silent, nodes, "enough nodes are back: pods may be evicted again");
-            reign.events.normal(
+            events.normal(
                 node,
                 "EvictionBrakeReleased",
                 format!("{silent} of {nodes} nodes are silent: pods may be evicted again"),
