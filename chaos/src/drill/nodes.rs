@@ -373,7 +373,7 @@ pub(super) async fn lose(
     }
     let (what, names) = (scenario.fault.name(), stage.victims.join(", "));
     say(&format!("{what} to {names}"));
-    let observed = match scenario.victim {
+    let mut observed = match scenario.victim {
         Victim::ManyNodes => follow_many(scenario, lab, endpoint, stage, &before, from_ms, stop).await?,
         _ => follow_one(scenario, lab, endpoint, stage, from_ms, stop).await?,
     };
@@ -383,6 +383,12 @@ pub(super) async fn lose(
     say(&format!("{names} go on"));
     let to_ms = back(lab, endpoint, &stage.victims, stop).await?;
     say(&format!("{names} ready again, {:.1} s after the fault", (to_ms - from_ms) / 1e3));
+    if scenario.victim == Victim::ManyNodes {
+        // Nodes come back one after the other; and that nothing was evicted is said by an
+        // answer, not by the lack of one.
+        let pods = staying(endpoint, &stage.victims).await.context("cannot list pods")?;
+        observed.evicted.extend(gone(&before.pods, &pods));
+    }
     let span = |victim: &String| FaultSpan { victim: victim.clone(), what: what.to_owned(), from_ms, to_ms };
     Ok(Lost { faults: stage.victims.iter().map(span).collect(), observed })
 }
@@ -451,9 +457,6 @@ async fn follow_many(
         }
         pause(LOOK, stop).await?;
     }
-    // That nothing was evicted is said by an answer, not by the lack of one.
-    let pods = staying(endpoint, &stage.victims).await.context("cannot list pods of lost nodes")?;
-    observed.evicted.extend(gone(&before.pods, &pods));
     Ok(observed)
 }
 
