@@ -61,6 +61,9 @@ pub struct Config {
     /// The `iss` of tokens.
     pub issuer: String,
     pub registry: registry::Config,
+    /// For how long pods tolerate a node that is lost or not ready, unless they say so
+    /// themselves. Equal on all masters of a cluster.
+    pub toleration_seconds: u32,
     /// Renders `/metrics`; the process owns the recorder.
     pub metrics: Option<PrometheusHandle>,
     /// From the moment `/readyz` fails to the moment connections are refused: time for
@@ -88,6 +91,7 @@ impl Config {
             service_account_public_key: pki.join("sa.pub"),
             issuer: "https://kubernetes.default.svc.cluster.local".to_owned(),
             registry: registry::Config::default(),
+            toleration_seconds: 300,
             metrics: None,
             shutdown_delay: Duration::ZERO,
             drain_limit: Duration::from_secs(10),
@@ -155,7 +159,12 @@ impl Server {
         let informers = Informers::new(Arc::clone(&client), tasks.clone(), caches.clone());
         let (authorizer, followed) = authorizer(&informers);
         let accounts = Arc::new(ServiceAccounts::new(keys, Arc::clone(&client)));
-        registry.set_admission(Arc::new(Admissions::standard(&client, &informers, &authorizer)));
+        registry.set_admission(Arc::new(Admissions::standard(
+            &client,
+            &informers,
+            &authorizer,
+            config.toleration_seconds,
+        )));
         add_reviews(&registry, &accounts, &authorizer);
         {
             let (registry, caches) = (registry.clone(), caches.clone());

@@ -27,6 +27,7 @@ use crate::layout::{self, ClusterState};
 use crate::output::{self, Format};
 use crate::pki::Pki;
 use crate::supervise;
+use crate::up::MOST_NODES;
 
 /// The exit code when drills ran and the budget was not kept or a check broke, and when the
 /// cluster could not bear a drill: scripts can tell them from a failure.
@@ -53,11 +54,13 @@ const OWN_CLUSTER_PATIENCE: Duration = Duration::from_secs(4 * 3600);
   quorate drill run leader-kill --runs 10   do it, ten times
   quorate drill all --runs 30               every drill, on a cluster started for it
   quorate drill all --only partition-half --masters 5
+  quorate drill all --only node-loss,mass-node-loss --nodes 3 --images DIR
   quorate drill run combo --runs 20 --seed 7  other faults in each run, and the same next time
   quorate drill compare old/report.json new/report.json
 Exit codes: 0 the budget was kept; 2 it was not, or a check broke; 3 the cluster cannot bear
 a drill now; 1 something else went wrong. Ctrl-C undoes the fault and removes what was made.
-Drills of links need root and the program nft; drills of disks need `quorate up --faults`.")]
+Drills of links need root and the program nft, drills of disks `quorate up --faults`, drills of
+nodes what `quorate up --nodes` needs.")]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -118,6 +121,13 @@ struct AllArguments {
     /// Masters of the cluster that is started.
     #[arg(long, default_value_t = 3, value_parser = parse_masters, conflicts_with = "data_dir")]
     masters: u8,
+    /// Nodes of the cluster that is started, for drills of nodes. Any but 0 needs root.
+    #[arg(long, default_value_t = 0, conflicts_with = "data_dir")]
+    #[arg(value_parser = clap::value_parser!(u8).range(0..=MOST_NODES))]
+    nodes: u8,
+    /// Image archives for its nodes: drills of nodes run what `./x images` makes.
+    #[arg(long, value_name = "DIR", conflicts_with = "data_dir")]
+    images: Option<PathBuf>,
     #[command(flatten)]
     how: How,
 }
@@ -202,7 +212,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<u8> {
         Command::Run(arguments) => {
             let _lock = lock(&arguments.data_dir)?;
             let target = target(&arguments.data_dir)?;
-            drill(&arguments.scenarios, &target, &arguments.how, &supervise::stop_on_signal()?).await
+            drill(&arguments.scenarios, &target, &arguments.how, false, &supervise::stop_on_signal()?).await
         }
         Command::All(arguments) => all(&arguments).await,
         Command::Report(arguments) => rerender(&arguments),
@@ -358,6 +368,7 @@ fn target(data_dir: &Path) -> Result<Target> {
                 peer: master.place.peer,
             })
             .collect(),
+        nodes: state.nodes.iter().map(|node| node.place.name.clone()).collect(),
         endpoint: state.endpoint,
         kubeconfig: data_dir.join("admin.kubeconfig"),
         store_tls: Pki::at(&data_dir.join("pki")).store_client(),
@@ -370,9 +381,11 @@ fn processes(data_dir: &Path) -> Result<Processes> {
     let state = ClusterState::read(data_dir)?.context("the cluster's state file is gone")?;
     let masters: BTreeMap<String, u32> =
         state.masters.into_iter().filter_map(|master| Some((master.place.name, master.pid?))).collect();
+    let nodes: BTreeMap<String, u32> =
+        state.nodes.into_iter().filter_map(|node| Some((node.place.name, node.pid?))).collect();
     // A supervisor that was killed does not take its id back.
     let supervisor = state.pid.filter(|pid| Identity::of(*pid).is_some());
-    Ok(Processes { supervisor, masters })
+    Ok(Processes { supervisor, masters, nodes })
 }
 
 async fn all(arguments: &AllArguments) -> Result<u8> {
@@ -380,25 +393,26 @@ async fn all(arguments: &AllArguments) -> Result<u8> {
     if let Some(data_dir) = &arguments.data_dir {
         let _lock = lock(data_dir)?;
         let target = target(data_dir)?;
-        return drill(&chosen(&arguments.only, &target), &target, &arguments.how, &stop).await;
+        return drill(&chosen(&arguments.only, &target), &target, &arguments.how, false, &stop).await;
     }
     let folder = tempfile::Builder::new().prefix("quorate-drill-").tempdir().context("no temporary folder")?;
     let options = Options {
         binary: std::env::current_exe().context("cannot find this program's own file")?,
         data_dir: folder.path().join("data"),
         masters: arguments.masters,
-        nodes: 0,
-        images: None,
+        nodes: arguments.nodes,
+        images: arguments.images.clone(),
         faults: true,
         detached: true,
     };
-    eprintln!("starting {} masters in {}", arguments.masters, folder.path().display());
+    eprintln!("starting {} masters and {} nodes in {}", arguments.masters, arguments.nodes, folder.path().display());
     let (cluster, armed) = tokio::task::spawn_blocking(move || own_cluster(options)).await.context("it panicked")??;
     let result = match target(cluster.data_dir()) {
-        Ok(target) => drill(&chosen(&arguments.only, &target), &target, &arguments.how, &stop).await,
+        // Its nodes may still import images.
+        Ok(target) => drill(&chosen(&arguments.only, &target), &target, &arguments.how, true, &stop).await,
         Err(error) => Err(error),
     };
-    eprintln!("ending the masters");
+    eprintln!("ending the cluster");
     tokio::task::spawn_blocking(move || end(cluster, armed)).await.context("it panicked")??;
     result
 }
@@ -432,8 +446,15 @@ fn end(mut cluster: Cluster, mut armed: Armed) -> Result<()> {
     armed.disarm()
 }
 
-/// Does the drills in turns, so that each meets the cluster as the others leave it.
-async fn drill(scenarios: &[&'static Scenario], target: &Target, how: &How, stop: &CancellationToken) -> Result<u8> {
+/// Does the drills in turns, so that each meets the cluster as the others leave it. The first
+/// meets it as it is, unless it `has_just_started`.
+async fn drill(
+    scenarios: &[&'static Scenario],
+    target: &Target,
+    how: &How,
+    has_just_started: bool,
+    stop: &CancellationToken,
+) -> Result<u8> {
     // Before anything is done: waiting would not help.
     let obstacles = scenarios.iter().flat_map(|scenario| {
         engine::obstacles(scenario, target).into_iter().map(move |reason| format!("{}: {reason}", scenario.name))
@@ -462,7 +483,8 @@ async fn drill(scenarios: &[&'static Scenario], target: &Target, how: &How, stop
                 true => out.clone(),
                 false => out.join(report::folder(scenario.name, number)),
             };
-            match once(scenario, number, target, how, &folder, !runs.is_empty(), stop).await {
+            let patiently = has_just_started || !runs.is_empty();
+            match once(scenario, number, target, how, &folder, patiently, stop).await {
                 Ok(run) => {
                     eprintln!("{}", run.sentence(how.slack));
                     let single = Report::new(environment.clone(), how.slack, vec![run]);
@@ -498,7 +520,7 @@ async fn drill(scenarios: &[&'static Scenario], target: &Target, how: &How, stop
     }
 }
 
-/// One run. The first of all meets the cluster as it is; later ones wait until it has settled.
+/// One run; `patiently`, it waits until the cluster has settled.
 async fn once(
     scenario: &'static Scenario,
     number: usize,

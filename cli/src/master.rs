@@ -57,9 +57,38 @@ pub(crate) struct Arguments {
     /// What the store may hold in memory, such as 512MiB [default: 256MiB]
     #[arg(long, value_name = "BYTES", value_parser = parse_size)]
     memory_limit: Option<u64>,
+    /// How soon pods of a lost node are replaced; the same for all masters.
+    #[arg(long, value_enum, default_value_t = NodeFailover::Compat)]
+    node_failover: NodeFailover,
     /// End when standard input closes: set by the supervisor.
     #[arg(long, hide = true)]
     lifeline: bool,
+}
+
+/// For how long pods tolerate a node that is lost or not ready, unless their own
+/// tolerations say so.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NodeFailover {
+    /// After 300 s, as Kubernetes does.
+    Compat,
+    /// After 2 s: for pods that lose nothing when two of them run for a while.
+    Fast,
+}
+
+impl NodeFailover {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Compat => "compat",
+            Self::Fast => "fast",
+        }
+    }
+
+    fn toleration_seconds(self) -> u32 {
+        match self {
+            Self::Compat => 300,
+            Self::Fast => 2,
+        }
+    }
 }
 
 fn parse_member(text: &str) -> Result<(String, String), String> {
@@ -91,6 +120,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<()> {
 
     let mut api = quorate_apiserver::Config::new(&arguments.name, arguments.listen_api, &arguments.pki);
     api.metrics = Some(metrics);
+    api.toleration_seconds = arguments.node_failover.toleration_seconds();
     let storage = Arc::new(LocalStorage::new(store.clone()));
     let server = quorate_apiserver::Server::start(api, storage, store.leadership()).await?;
 

@@ -19,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::endpoint::{self, Backends, Probe};
 use crate::layout::{self, ClusterState, Layout, MasterPlace, NodePlace, Running};
+use crate::master::NodeFailover;
 use crate::pki::{self, Pki};
 use crate::readiness::{Readiness, readiness};
 use crate::supervise::{self, Life, Process};
@@ -28,6 +29,10 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 
 /// How long the nodes together may take before the start goes on without them.
 const NODE_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Each has a container runtime of its own. Three show what becomes of many that are lost at
+/// once, with one to spare; many more tell nothing new of one machine.
+pub(crate) const MOST_NODES: i64 = 5;
 
 /// A process that ended by itself that often during the start is not waited for.
 const FAILURES_TO_GIVE_UP: u32 = 2;
@@ -39,6 +44,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[command(after_help = "Examples:
   quorate up                          3 masters, 1 node, state in ./quorate-data
   quorate up --masters 5 --nodes 0    only the control plane; needs no root
+  quorate up --node-failover fast     pods of a lost node run elsewhere in seconds
   quorate up --data-dir /srv/q        state elsewhere; a second start continues with it
   quorate up --faults                 a cluster on which `quorate drill run disk-stall` can be done")]
 pub(crate) struct Arguments {
@@ -46,7 +52,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 3, value_parser = parse_masters)]
     masters: u8,
     /// Nodes that run containers on this machine. Any but 0 needs root.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=2))]
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=MOST_NODES))]
     nodes: u8,
     /// Where certificates, state and logs live; made if absent.
     #[arg(long, default_value = "quorate-data", value_name = "DIR")]
@@ -60,6 +66,9 @@ pub(crate) struct Arguments {
     /// Image archives that every node imports at its start.
     #[arg(long, value_name = "DIR")]
     images: Option<PathBuf>,
+    /// How soon pods of a lost node are replaced, unless their tolerations say so.
+    #[arg(long, value_enum, default_value_t = NodeFailover::Compat)]
+    node_failover: NodeFailover,
     /// The wait before a process that ended by itself is started again, in milliseconds.
     #[arg(long, default_value_t = 1000, value_name = "MS")]
     restart_delay_ms: u64,
@@ -121,6 +130,7 @@ struct Cluster {
     images: Option<PathBuf>,
     network: Ipv4Addr,
     faults: bool,
+    node_failover: NodeFailover,
 }
 
 /// A process of the cluster, and what its supervisor tells of it.
@@ -162,6 +172,7 @@ impl Cluster {
             images,
             network: arguments.network,
             faults: arguments.faults,
+            node_failover: arguments.node_failover,
         })
     }
 
@@ -330,6 +341,7 @@ impl Cluster {
             format!("--listen-client={}", place.client),
             format!("--listen-peer={}", place.peer),
             format!("--initial-cluster={}", members.join(",")),
+            format!("--node-failover={}", self.node_failover.name()),
             "--lifeline".to_owned(),
         ];
         let mut process = self.process(&place.name, arguments);

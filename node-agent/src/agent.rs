@@ -11,6 +11,7 @@ use quorate_runtime::events::EventRecorder;
 use quorate_runtime::http::{ConnectError, HttpClient};
 use quorate_runtime::informer::Informer;
 use quorate_runtime::resources;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -188,6 +189,7 @@ impl Agent {
             lease_interval: config.lease_interval,
             lease_duration: config.lease_duration,
             status_interval: config.status_interval,
+            lapsed: Notify::new(),
         });
         let registered = tokio::select! {
             () = cancel.cancelled() => return Ok(()),

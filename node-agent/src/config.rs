@@ -49,7 +49,9 @@ pub struct Config {
     /// Labels of the Node besides the well-known ones.
     pub labels: BTreeMap<String, String>,
     pub max_pods: u32,
+    /// How often the node's lease is renewed, and how long one attempt may take.
     pub lease_interval: Duration,
+    /// A node that has not renewed its lease for so long counts as silent.
     pub lease_duration: Duration,
     /// How often the node's status is written although nothing has changed.
     pub status_interval: Duration,
@@ -85,8 +87,9 @@ impl Config {
             cluster_dns: Vec::new(),
             labels: BTreeMap::new(),
             max_pods: 110,
-            lease_interval: Duration::from_secs(2),
-            lease_duration: Duration::from_secs(40),
+            // Three renewals may be missed: one that hangs on a dying master, and two tries elsewhere.
+            lease_interval: Duration::from_secs(1),
+            lease_duration: Duration::from_secs(4),
             status_interval: Duration::from_secs(300),
             relist_interval: Duration::from_secs(1),
         }

@@ -148,6 +148,29 @@ fn start_drill(test: &TestCluster, name: &str, out: &Path) -> Result<Child> {
         .context("cannot start a drill")
 }
 
+#[test]
+fn a_silent_node_is_missed_and_its_pods_run_elsewhere() -> Result<()> {
+    let mut test = TestCluster::start(3, 2)?;
+    let data_dir = test.cluster.data_dir().to_string_lossy().into_owned();
+    eventually("both nodes to be ready", Duration::from_secs(60), || {
+        let planned = test.cluster.quorate(&["drill", "plan", "node-loss", "--data-dir", &data_dir])?;
+        Ok(planned.status.success().then_some(()))
+    })?;
+    let folder = tempfile::tempdir().context("no temporary folder")?;
+    let out = folder.path().join("drill");
+    drill(&test, "node-loss", &out)?;
+    let run = only_run(&out)?;
+    ensure!(run.broken().is_empty() && run.not_measured.is_empty(), "{:?} {:?}", run.checks, run.not_measured);
+    ensure!(run.figures.iter().all(|figure| figure.value.is_some()), "{:?}", run.figures);
+
+    let many = test.cluster.quorate(&["drill", "run", "mass-node-loss", "--data-dir", &data_dir])?;
+    let says = String::from_utf8_lossy(&many.stderr).into_owned();
+    ensure!(many.status.code() == Some(3) && says.contains("it needs 3 nodes"), "{says}");
+    let left = test.kubectl().run(&["get", "nodes,namespaces", "-o", "name"])?;
+    ensure!(left.contains("node/n1") && !left.contains("drill"), "objects are left: {left}");
+    test.cluster.stop()
+}
+
 /// The tables that nft lists; none where it may not.
 fn tables() -> Option<String> {
     let listed = Command::new("nft").args(["list", "tables"]).output().ok()?;

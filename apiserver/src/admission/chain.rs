@@ -24,8 +24,14 @@ pub struct Chain {
 }
 
 impl Chain {
-    /// The plugins that every cluster has, in upstream's order.
-    pub fn standard(client: &Arc<dyn Client>, informers: &Informers, authorizer: &Arc<Authorizer>) -> Self {
+    /// The plugins that every cluster has, in upstream's order. Pods that do not say for how
+    /// long they tolerate a lost node do so for `toleration_seconds`.
+    pub fn standard(
+        client: &Arc<dyn Client>,
+        informers: &Informers,
+        authorizer: &Arc<Authorizer>,
+        toleration_seconds: u32,
+    ) -> Self {
         Self {
             plugins: vec![
                 Box::new(NamespaceLifecycle),
@@ -33,7 +39,7 @@ impl Chain {
                 Box::new(NodeRestriction::new(client)),
                 Box::new(TaintNodes),
                 Box::new(Priority::new(client, informers)),
-                Box::new(DefaultTolerationSeconds),
+                Box::new(DefaultTolerationSeconds { seconds: toleration_seconds }),
                 Box::new(RoleEscalation::new(authorizer)),
             ],
         }

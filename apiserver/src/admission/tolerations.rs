@@ -6,12 +6,12 @@ use serde_json::{Value, json};
 
 use super::{Admission, Attributes, Operation};
 
-/// Upstream's default for both taints.
-const SECONDS: i64 = 300;
 const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
 
 /// The plugin `DefaultTolerationSeconds`.
-pub(super) struct DefaultTolerationSeconds;
+pub(super) struct DefaultTolerationSeconds {
+    pub(super) seconds: u32,
+}
 
 impl Admission for DefaultTolerationSeconds {
     fn mutate<'a>(
@@ -22,17 +22,17 @@ impl Admission for DefaultTolerationSeconds {
     ) -> BoxFuture<'a, Result<(), Status>> {
         let is_pod = attributes.group.is_empty() && attributes.resource == "pods" && attributes.subresource.is_empty();
         if is_pod && attributes.operation == Operation::Create {
-            add(&mut object["spec"]);
+            add(&mut object["spec"], self.seconds);
         }
         Box::pin(std::future::ready(Ok(())))
     }
 }
 
-fn add(spec: &mut Value) {
+fn add(spec: &mut Value, seconds: u32) {
     let tolerations: Vec<Value> = spec["tolerations"].as_array().cloned().unwrap_or_default();
     let missing = TAINTS.iter().filter(|taint| !tolerations.iter().any(|toleration| covers(toleration, taint)));
     let added: Vec<Value> = missing
-        .map(|taint| json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS}))
+        .map(|taint| json!({"key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds}))
         .collect();
     if !added.is_empty() {
         spec["tolerations"] = Value::Array(tolerations.into_iter().chain(added).collect());
@@ -52,7 +52,10 @@ mod tests {
     #[track_caller]
     fn check(tolerations: Value, expected: usize) {
         let mut spec = json!({"tolerations": tolerations});
-        add(&mut spec);
+        add(&mut spec, 2);
+        add(&mut spec, 300);
+        let mut given = spec["tolerations"].as_array().into_iter().flatten();
+        assert!(given.all(|toleration| toleration["tolerationSeconds"] != 300), "what is there stands: {spec}");
         assert_eq!(spec["tolerations"].as_array().map_or(0, Vec::len), expected, "{spec}");
     }
 

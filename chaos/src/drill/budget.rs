@@ -42,7 +42,7 @@ const fn count(id: &'static str, event: &'static str, most: f64, peers: &'static
     Line { id, event, unit: Unit::Count, p50: most, p99: most, peers }
 }
 
-pub static LINES: [Line; 16] = [
+pub static LINES: [Line; 20] = [
     seconds("F1", "leader killed: first write through any endpoint", 0.15, 0.5, "median 1.32 s, max 2.11 s (20 kills)"),
     seconds("F2", "leader hangs or is cut off: first write", 0.5, 0.9, "median 1.15 s, max 2.08 s (10 runs)"),
     seconds("F2 flap", "leader's link comes and goes: longest gap between writes", 0.5, 0.9, "not measured"),
@@ -72,6 +72,16 @@ pub static LINES: [Line; 16] = [
         "median 19.2 s, max 20.6 s (4 runs)",
     ),
     seconds("F8", "leader killed: its watch resumed on another master, no relist", 1.0, 1.0, "not measured"),
+    seconds(
+        "F9",
+        "node silent: not ready, and no Service sends to it",
+        4.0,
+        6.0,
+        "36.6 s NotReady, taint 41.7 s (1 run)",
+    ),
+    seconds("F10", "node silent: its pods, tolerating 2 s, replaced and ready elsewhere", 8.0, 15.0, "341.9 s (1 run)"),
+    seconds("F12 alarm", "more than a third of the nodes silent: operators told", 10.0, 10.0, "not measured"),
+    count("F12 evicted", "more than a third of the nodes silent: pods evicted", 0.0, "not measured"),
     seconds("F14", "leader's disk stalls: first write", 1.0, 1.0, "often never, as users report"),
     seconds("F14 full", "leader's disk is full: first write", 1.0, 1.0, "not measured"),
     seconds("F14 fsync", "leader's fsync fails: first write", 1.0, 1.0, "not measured"),

@@ -11,6 +11,7 @@ mod disk;
 pub mod html;
 pub mod junit;
 mod measure;
+mod nodes;
 mod preflight;
 mod probe;
 pub mod report;

@@ -73,7 +73,7 @@ pub(crate) fn obstacles(
         reasons.push(format!("it needs {least} masters, and there are {}", peers.len()));
     }
     match scenario.fault {
-        Fault::Signal(_) | Fault::Combo => {}
+        Fault::Signal(_) | Fault::Silence | Fault::Combo => {}
         Fault::Disk(_) if disks => {}
         Fault::Disk(_) => reasons.push(
             "masters run on plain disks: drill a cluster that was started by `quorate up --faults`, or by the drill"

@@ -1,5 +1,6 @@
 //! One run of a drill: preflight, steady state, fault, probes, revert, convergence, verdict.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::BufReader;
 use std::net::SocketAddr;
@@ -20,6 +21,7 @@ use super::budget::quantile;
 use super::converge;
 use super::disk;
 use super::measure::{self, Window};
+use super::nodes;
 use super::preflight;
 use super::probe::{self, Apis, Lab, Seen};
 use super::report::{Check, FaultSpan, Figure, Run, Steady, Usual};
@@ -134,7 +136,9 @@ pub async fn preflight(scenario: &Scenario, target: &Target) -> Result<Result<Ve
 pub fn obstacles(scenario: &Scenario, target: &Target) -> Vec<String> {
     let peers: Vec<SocketAddr> = target.masters.iter().map(|master| master.peer).collect();
     let disks = target.masters.iter().all(|master| target.disks.contains_key(&master.name));
-    preflight::obstacles(scenario, &peers, disks, link::left_behind)
+    let mut reasons = preflight::obstacles(scenario, &peers, disks, link::left_behind);
+    reasons.extend(nodes::obstacle(scenario, target.nodes.len()));
+    reasons
 }
 
 /// Runs `scenario` once. Whatever happens, the fault is undone and nothing is left behind.
@@ -198,7 +202,15 @@ pub async fn run(
     let order = tokio::task::spawn_blocking(move || order(&at)).await.context("the check of the history panicked")?;
     checks.push(order?);
     let window = driven.window(before.term);
-    let figures = figures(scenario, &seen.samples, &window, term_after, has_api, &mut not_measured);
+    let figures = figures(
+        scenario,
+        &seen.samples,
+        &window,
+        driven.acts.iter().find_map(|act| act.nodes.as_ref()),
+        term_after,
+        has_api,
+        &mut not_measured,
+    );
     let steady = usual(&seen.samples, driven.steady_ms, window.fault_ms);
     let gaps = measure::gaps(&seen.samples, driven.steady_ms, driven.end_ms);
     Ok(Run {
@@ -231,17 +243,23 @@ struct Driven {
 }
 
 /// One fault, done and undone.
-struct Act {
+pub(super) struct Act {
     scenario: &'static Scenario,
     /// By victim.
-    spans: Vec<FaultSpan>,
+    pub(super) spans: Vec<FaultSpan>,
     /// From when to when links were not whole, at the least.
     cut: Option<(f64, f64)>,
+    /// What became of lost nodes.
+    pub(super) nodes: Option<nodes::Observed>,
     /// What was seen of the fault itself.
     checks: Vec<Check>,
 }
 
 impl Act {
+    fn new(scenario: &'static Scenario) -> Self {
+        Self { scenario, spans: Vec::new(), cut: None, nodes: None, checks: Vec::new() }
+    }
+
     fn begin_ms(&self) -> Option<f64> {
         self.spans.first().map(|span| span.from_ms)
     }
@@ -282,6 +300,7 @@ impl Driven {
 /// What is known of a cluster that can bear `scenario`, or why it should not be drilled now.
 async fn bears(scenario: &Scenario, target: &Target, stores: &[Store]) -> Result<Before, Vec<String>> {
     let mut reasons = obstacles(scenario, target);
+    reasons.extend(nodes::reasons(scenario, target).await);
     match look(target, stores).await {
         Ok(before) if reasons.is_empty() => return Ok(before),
         Ok(_) => {}
@@ -329,6 +348,7 @@ fn victims(scenario: &Scenario, target: &Target, before: &Before) -> Vec<String>
             std::iter::once(&before.leader).chain(others).cloned().collect()
         }
         Victim::EveryMaster => target.masters.iter().map(|master| master.name.clone()).collect(),
+        Victim::Node | Victim::ManyNodes => nodes::victims(scenario.victim, &target.nodes, &BTreeMap::new()),
     }
 }
 
@@ -346,6 +366,10 @@ async fn connect(target: &Target) -> Result<Apis> {
 async fn drive(stage: Stage<'_>, before: &Before) -> Result<Driven, RunError> {
     let Stage { scenario, target, settings, lab, .. } = stage;
     probe::prepare(lab).await?;
+    let arranged = match scenario.fault {
+        Fault::Silence => Some(nodes::arrange(stage).await?),
+        Fault::Signal(_) | Fault::Link(_) | Fault::Disk(_) | Fault::Combo => None,
+    };
     probe::start(lab);
     stage.pause(WARM_UP).await?;
     let steady_ms = lab.clock.now_ms();
@@ -363,6 +387,12 @@ async fn drive(stage: Stage<'_>, before: &Before) -> Result<Driven, RunError> {
                 acts.push(act(Stage { scenario: step, ..stage }, victims(step, target, &before)).await?);
             }
         }
+        Fault::Silence => {
+            let arranged = arranged.as_ref().context("nothing was arranged on nodes")?;
+            let mut act = Act::new(scenario);
+            nodes::lose(stage, arranged, &mut act).await?;
+            acts.push(act);
+        }
         _ => acts.push(act(stage, victims(scenario, target, before)).await?),
     }
     stage.pause(AFTERMATH).await?;
@@ -372,7 +402,7 @@ async fn drive(stage: Stage<'_>, before: &Before) -> Result<Driven, RunError> {
 /// What a combination consists of: each drill at most once, and none that restarts everybody.
 fn combo(random: &mut StdRng, target: &Target) -> Vec<&'static Scenario> {
     let fit = |scenario: &&Scenario| {
-        !matches!(scenario.fault, Fault::Combo)
+        !matches!(scenario.fault, Fault::Combo | Fault::Silence)
             && scenario.victim != Victim::EveryMaster
             && obstacles(scenario, target).is_empty()
     };
@@ -397,7 +427,7 @@ async fn settled(stage: Stage<'_>, step: &Scenario) -> Result<Before, RunError> 
 /// Does the fault of `stage` to victims, undoes it, and returns once all answer again.
 async fn act(stage: Stage<'_>, victims: Vec<String>) -> Result<Act, RunError> {
     let scenario = stage.scenario;
-    let mut act = Act { scenario, spans: Vec::new(), cut: None, checks: Vec::new() };
+    let mut act = Act::new(scenario);
     match scenario.fault {
         Fault::Signal(signal) => {
             for victim in &victims {
@@ -412,7 +442,8 @@ async fn act(stage: Stage<'_>, victims: Vec<String>) -> Result<Act, RunError> {
                 act.checks.extend(check);
             }
         }
-        Fault::Combo => {}
+        // These are no faults of one victim after another.
+        Fault::Silence | Fault::Combo => {}
     }
     Ok(act)
 }
@@ -700,6 +731,7 @@ fn judge_act(act: &Act, end_ms: f64, samples: &[Sample], masters: &[String], ter
         }
         checks.push(measure::majority_goes_on(samples, &others, cut));
     }
+    checks.extend(act.nodes.as_ref().map(nodes::Observed::check));
     if act.scenario.fault == Fault::Disk(Disk::Clock) {
         let failed = measure::failed(samples, &window).len();
         let detail = format!("{failed} requests failed");
@@ -722,6 +754,7 @@ fn figures(
     scenario: &Scenario,
     samples: &[Sample],
     window: &Window<'_>,
+    nodes: Option<&nodes::Observed>,
     term_after: u64,
     has_api: bool,
     not_measured: &mut Vec<String>,
@@ -744,6 +777,7 @@ fn figures(
             "F7 pods" => measure::slowest(samples, Probe::Pod, window),
             "F7 controllers" => measure::slowest(samples, Probe::Controller, window),
             "F8" => measure::watch_resumed(samples, window),
+            "F9" | "F10" | "F12 alarm" | "F12 evicted" => nodes.and_then(|observed| observed.figure(id)),
             "F18 failed" => Some(measure::failed_after_one_retry(samples, window) as f64),
             "F18 terms" => Some(term_after.saturating_sub(window.term_before) as f64),
             _ => unreachable!("{id} is measured by no drill"),

@@ -30,6 +30,10 @@ pub enum Victim {
     Minority,
     /// One master after the other.
     EveryMaster,
+    /// One node.
+    Node,
+    /// More than a third of all nodes, at once.
+    ManyNodes,
 }
 
 /// What is done to the victims.
@@ -39,6 +43,8 @@ pub enum Fault {
     Signal(Signal),
     /// To the links between all victims and the other masters; clients reach every master.
     Link(Link),
+    /// To the agents of all victims at once: they stop, and containers go on.
+    Silence,
     /// To the disk or the clock of one victim.
     Disk(Disk),
     /// Several of the others, one after another.
@@ -105,7 +111,7 @@ impl Fault {
     pub fn name(self) -> &'static str {
         match self {
             Self::Signal(Signal::Kill) => "SIGKILL",
-            Self::Signal(Signal::Stop) => "SIGSTOP",
+            Self::Signal(Signal::Stop) | Self::Silence => "SIGSTOP",
             Self::Signal(Signal::Terminate) => "SIGTERM",
             Self::Link(Link::Cut) => "link cut",
             Self::Link(Link::Mute) => "one-way link cut",
@@ -127,7 +133,7 @@ impl Fault {
             Self::Signal(Signal::Kill | Signal::Terminate) | Self::Disk(Disk::PowerLoss | Disk::Torn) => {
                 "`quorate up` starts the process again, whether the drill lives or not"
             }
-            Self::Signal(Signal::Stop) => {
+            Self::Signal(Signal::Stop) | Self::Silence => {
                 "SIGCONT; a watchdog process, armed before the fault, sends it should the drill not"
             }
             Self::Link(_) => {
@@ -152,7 +158,18 @@ impl Scenario {
         match self.victim {
             // Of three, the largest minority with the leader is the leader.
             Victim::Minority => 5,
-            Victim::Leader | Victim::Follower | Victim::EveryMaster => 3,
+            Victim::Leader | Victim::Follower | Victim::EveryMaster | Victim::Node | Victim::ManyNodes => 3,
+        }
+    }
+
+    /// As [`Scenario::least_masters`], of nodes.
+    pub fn least_nodes(&self) -> usize {
+        match self.victim {
+            // One that is lost, and one for its pods.
+            Victim::Node => 2,
+            // Of fewer, no part is many.
+            Victim::ManyNodes => 3,
+            Victim::Leader | Victim::Follower | Victim::Minority | Victim::EveryMaster => 0,
         }
     }
 }
@@ -163,7 +180,7 @@ const OBSERVE: Duration = Duration::from_secs(3);
 const FLAP: Duration = Duration::from_millis(300);
 
 /// In the order of `drill all`.
-pub static ALL: [Scenario; 17] = [
+pub static ALL: [Scenario; 19] = [
     Scenario {
         name: "leader-kill",
         about: "The leading master's process is killed.",
@@ -311,6 +328,25 @@ pub static ALL: [Scenario; 17] = [
         most_terms: 0,
     },
     Scenario {
+        name: "node-loss",
+        about: "A node's agent stops without a word, as if its machine were cut off; its containers go on.",
+        victim: Victim::Node,
+        fault: Fault::Silence,
+        // Until its pods are replaced; no longer than that.
+        observe: Duration::from_secs(20),
+        budget: &["F9", "F10"],
+        most_terms: 0,
+    },
+    Scenario {
+        name: "mass-node-loss",
+        about: "More than a third of the nodes fall silent at once: rather the network than they.",
+        victim: Victim::ManyNodes,
+        fault: Fault::Silence,
+        observe: Duration::from_secs(12),
+        budget: &["F12 alarm", "F12 evicted"],
+        most_terms: 0,
+    },
+    Scenario {
         name: "combo",
         about: "Four of the other drills' faults, drawn from a seed, one soon after another.",
         victim: Victim::Leader,
@@ -323,11 +359,8 @@ pub static ALL: [Scenario; 17] = [
 ];
 
 /// What the specification names and this version cannot do, with why.
-pub static UNSUPPORTED: [(&str, &str); 3] = [
-    ("node-loss", "pods on nodes are not probed yet: only masters are drilled"),
-    ("mass-node-loss", "needs more nodes than `quorate up` starts"),
-    ("latency", "delaying packets needs netem, which not every kernel has; links are cut by nftables, which cannot"),
-];
+pub static UNSUPPORTED: [(&str, &str); 1] =
+    [("latency", "delaying packets needs netem, which not every kernel has; links are cut by nftables, which cannot")];
 
 /// # Errors
 /// Why there is no such drill, and which there are.

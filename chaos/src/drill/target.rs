@@ -15,6 +15,8 @@ use crate::fault::process;
 #[derive(Clone)]
 pub struct Target {
     pub masters: Vec<Master>,
+    /// Names of the nodes whose agents run on this machine.
+    pub nodes: Vec<String>,
     /// Leads to any master that serves the API.
     pub endpoint: SocketAddr,
     /// An administrator's.
@@ -42,6 +44,7 @@ pub struct Processes {
     /// Starts the others again.
     pub supervisor: Option<u32>,
     pub masters: BTreeMap<String, u32>,
+    pub nodes: BTreeMap<String, u32>,
 }
 
 /// A process that was there when it was looked at: another one under its id is not taken for it.
@@ -93,19 +96,30 @@ impl Target {
     /// # Errors
     /// When it does not run, or something else runs under its id.
     pub(crate) fn master_process(&self, name: &str) -> Result<Identity> {
-        let processes = (self.processes)()?;
-        let pid = *processes.masters.get(name).with_context(|| format!("{name} does not run"))?;
-        let identity = Identity::of(pid).with_context(|| format!("{name} has just ended"))?;
-        let command =
-            std::fs::read(format!("/proc/{pid}/cmdline")).with_context(|| format!("{name} has just ended"))?;
-        let wanted = format!("--name={name}");
-        let mut words = command.split(|byte| *byte == 0);
-        ensure!(
-            process::exists(pid) && words.any(|word| word == wanted.as_bytes()),
-            "process {pid} is not {name}: look at it with `ps {pid}`"
-        );
-        Ok(identity)
+        certain(&(self.processes)()?.masters, "master", name)
     }
+
+    /// The process of a node's agent, likewise.
+    ///
+    /// # Errors
+    /// As [`Target::master_process`].
+    pub(crate) fn node_process(&self, name: &str) -> Result<Identity> {
+        certain(&(self.processes)()?.nodes, "node", name)
+    }
+}
+
+/// The process that `processes` has for `name`, whose command line says that it is that `role`.
+fn certain(processes: &BTreeMap<String, u32>, role: &str, name: &str) -> Result<Identity> {
+    let pid = *processes.get(name).with_context(|| format!("{name} does not run"))?;
+    let identity = Identity::of(pid).with_context(|| format!("{name} has just ended"))?;
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).with_context(|| format!("{name} has just ended"))?;
+    let wanted = format!("--name={name}");
+    let says = |wanted: &str| command.split(|byte| *byte == 0).any(|word| word == wanted.as_bytes());
+    ensure!(
+        process::exists(pid) && says(role) && says(&wanted),
+        "process {pid} is not {name}: look at it with `ps {pid}`"
+    );
+    Ok(identity)
 }
 
 #[cfg(test)]

@@ -21,10 +21,12 @@ use super::plan::{self, NOT_READY, UNREACHABLE};
 use super::{LOOK_AGAIN, Shared, options};
 use crate::objects::{typed, unless_gone};
 use crate::scheduler::terms::{Effect, Taint, Toleration};
-use crate::time::{later, now};
+use crate::time::now;
 use crate::{Config, pods};
 
 const WORKERS: usize = 4;
+/// Later than computed, so that the time is over then.
+const A_MOMENT: Duration = Duration::from_millis(10);
 
 pub(super) fn register(manager: &mut Manager, _config: &Config, watch: Shared) {
     let nodes = manager.informers().informer(&resources::nodes());
@@ -118,10 +120,12 @@ impl Reconciler for Eviction {
             let seen = pods::condition(&pod, "PodScheduled")
                 .and_then(|condition| condition.last_transition_time.as_ref())
                 .map_or_else(now, |time| time.0);
-            match judge(&taints, &tolerations, seen, now()) {
+            // The precise time: by one that is cut, everybody would wait a second longer.
+            let present = Timestamp::now();
+            match judge(&taints, &tolerations, seen, present) {
                 Verdict::Stay => Ok(Requeue::Never),
                 Verdict::Until(end) => {
-                    Ok(Requeue::After(later(Duration::try_from(end.duration_since(now())).unwrap_or_default())))
+                    Ok(Requeue::After(Duration::try_from(end.duration_since(present)).unwrap_or_default() + A_MOMENT))
                 }
                 Verdict::Evict if self.must_wait(&node, &taints)? => Ok(Requeue::After(LOOK_AGAIN)),
                 Verdict::Evict => {

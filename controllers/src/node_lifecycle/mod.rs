@@ -34,6 +34,9 @@ const WORKERS: usize = 4;
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 /// A silent node is looked at again: the brake may have come off.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often this master began to hold evictions back. A gauge would stay up on a master
+/// that has lost its office.
+const BRAKES: &str = "node_lifecycle_eviction_brakes_total";
 
 /// The signs of life, shared between the two controllers.
 #[derive(Clone)]
@@ -46,6 +49,7 @@ impl Shared {
 }
 
 pub(crate) fn register(manager: &mut Manager, config: &Config) {
+    metrics::counter!(BRAKES).increment(0);
     let nodes = manager.informers().informer(&resources::nodes());
     let leases = manager.informers().informer(&resources::leases());
     let pods = manager.informers().informer(&resources::pods());
@@ -147,7 +151,10 @@ impl NodeLifecycle {
             return;
         }
         let Brake { silent, nodes, .. } = brake;
+        // What else is told of the node must not use up what may be told of this.
+        let events = reign.events.component("eviction-brake");
         if brake.is_on {
+            metrics::counter!(BRAKES).increment(1);
             tracing::error!(
                 silent,
                 nodes,
@@ -155,10 +162,10 @@ impl NodeLifecycle {
             );
             let message =
                 format!("{silent} of {nodes} nodes fell silent at once: no pod is evicted until fewer are missing");
-            reign.events.warning(node, "EvictionBrake", message);
+            events.warning(node, "EvictionBrake", message);
         } else {
             tracing::info!(silent, nodes, "enough nodes are back: pods may be evicted again");
-            reign.events.normal(
+            events.normal(
                 node,
                 "EvictionBrakeReleased",
                 format!("{silent} of {nodes} nodes are silent: pods may be evicted again"),

@@ -15,6 +15,7 @@ use quorate_proto::status::Status;
 use quorate_runtime::client::{Client, Patch, WriteOptions};
 use quorate_runtime::resources;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,8 @@ const RETRY: Duration = Duration::from_millis(500);
 /// Between looks at the machine and the runtime: while the node is not ready, and after.
 const LOOK_UNREADY: Duration = Duration::from_millis(250);
 const LOOK_READY: Duration = Duration::from_secs(5);
+/// After a renewal that failed: the next connection may lead to another master.
+const RENEW_AGAIN: Duration = Duration::from_millis(100);
 
 /// The agent's side of one Node object.
 pub struct Node {
@@ -36,10 +39,16 @@ pub struct Node {
     pub lease_interval: Duration,
     pub lease_duration: Duration,
     pub status_interval: Duration,
+    /// The lease had run out and is renewed again: controllers may have called the node silent.
+    pub lapsed: Notify,
 }
 
 fn options() -> WriteOptions {
     WriteOptions { field_manager: "kubelet".to_owned(), fence: None }
+}
+
+fn stored_status(node: &Object) -> Option<core::NodeStatus> {
+    node.typed::<core::Node>().ok()?.status.clone()
 }
 
 impl Node {
@@ -98,11 +107,13 @@ impl Node {
         }
     }
 
-    /// Renews the node's lease until cancelled.
+    /// Renews the node's lease until cancelled. An attempt that takes longer than the interval
+    /// is given up, and its connection with it: where it leads, nobody may be left to answer.
     pub async fn beat(&self, node_uid: String, cancel: CancellationToken) {
         let mut ticks = tokio::time::interval(self.lease_interval);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut failing = false;
+        let mut renewed_at = Instant::now();
         loop {
             tokio::select! {
                 () = cancel.cancelled() => return,
@@ -110,18 +121,28 @@ impl Node {
             }
             let renewed = tokio::select! {
                 () = cancel.cancelled() => return,
-                renewed = self.renew_lease(&node_uid) => renewed,
+                renewed = tokio::time::timeout(self.lease_interval, self.renew_lease(&node_uid)) => {
+                    renewed.unwrap_or_else(|_| Err(Status::failure(504, "Timeout", "no answer in time")))
+                }
             };
             match renewed {
-                Err(status) if !failing => {
-                    tracing::warn!(node = self.identity.name, error = %status, "the node's lease is not renewed");
-                    failing = true;
+                Ok(()) => {
+                    if failing {
+                        tracing::info!(node = self.identity.name, "the node's lease is renewed again");
+                        failing = false;
+                    }
+                    if renewed_at.elapsed() >= self.lease_duration {
+                        self.lapsed.notify_one();
+                    }
+                    renewed_at = Instant::now();
                 }
-                Ok(()) if failing => {
-                    tracing::info!(node = self.identity.name, "the node's lease is renewed again");
-                    failing = false;
+                Err(status) => {
+                    if !failing {
+                        tracing::warn!(node = self.identity.name, error = %status, "the node's lease is not renewed");
+                        failing = true;
+                    }
+                    ticks.reset_after(RENEW_AGAIN);
                 }
-                _ => {}
             }
         }
     }
@@ -155,7 +176,8 @@ impl Node {
         }
     }
 
-    /// Reports the node's status when it changes, and now and then, until cancelled.
+    /// Reports the node's status when it changes, when the API says otherwise, and now and
+    /// then, until cancelled.
     pub async fn report(&self, cancel: CancellationToken) {
         let work = async {
             let mut reported: Option<(Value, Instant)> = None;
@@ -163,14 +185,25 @@ impl Node {
             loop {
                 let machine = machine::look(&self.data_dir);
                 let runtime = self.runtime().await;
+                if reported.is_some() {
+                    match self.client.get(&resources::nodes(), None, &self.identity.name).await {
+                        Ok(node) => old = stored_status(&node),
+                        Err(status) if status.is_not_found() => reported = None,
+                        // The next look asks again.
+                        Err(_) => {}
+                    }
+                }
                 let status = status::status(&self.identity, &machine, &runtime, old.as_ref(), Timestamp::now());
                 let essence = status::without_heartbeat(&status);
-                let due =
-                    reported.as_ref().is_none_or(|(last, at)| *last != essence || at.elapsed() >= self.status_interval);
+                let is_contradicted = old.as_ref().is_some_and(|old| status::contradicts(old, &status));
+                let due = is_contradicted
+                    || reported
+                        .as_ref()
+                        .is_none_or(|(last, at)| *last != essence || at.elapsed() >= self.status_interval);
                 if due {
                     match self.write(status).await {
                         Ok(node) => {
-                            old = node.typed::<core::Node>().ok().and_then(|node| node.status.clone());
+                            old = stored_status(&node);
                             reported = Some((essence, Instant::now()));
                         }
                         Err(status) if status.is_not_found() => {
@@ -184,7 +217,8 @@ impl Node {
                     }
                 }
                 let settled = runtime.problems.is_empty() && reported.is_some();
-                tokio::time::sleep(if settled { LOOK_READY } else { LOOK_UNREADY }).await;
+                let pause = if settled { LOOK_READY } else { LOOK_UNREADY };
+                let _ = tokio::time::timeout(pause, self.lapsed.notified()).await;
             }
         };
         tokio::select! {

@@ -211,6 +211,16 @@ pub fn without_heartbeat(status: &Value) -> Value {
     status
 }
 
+/// Whether `stored` says otherwise of a condition than `own` does. Controllers write
+/// `Unknown` when they have lost sight of the node.
+pub fn contradicts(stored: &core::NodeStatus, own: &Value) -> bool {
+    let mut conditions = own["conditions"].as_array().into_iter().flatten();
+    conditions.any(|own| {
+        let said = stored.conditions.iter().flatten().find(|said| own["type"] == said.type_.as_str());
+        said.is_none_or(|said| own["status"] != said.status.as_str())
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,6 +266,20 @@ mod tests {
             (&json!("False"), &json!("container runtime is down"))
         );
         assert_ne!(ready(&bad)["lastTransitionTime"], ready(&good)["lastTransitionTime"]);
+    }
+
+    #[test]
+    fn what_a_controller_wrote_of_a_silent_node_is_contradicted() {
+        let own = status(&identity(), &machine(), &RuntimeState::default(), None, Timestamp::UNIX_EPOCH);
+        let check = |change: &dyn Fn(&mut core::NodeCondition), expected: bool| {
+            let mut stored: core::NodeStatus = serde_json::from_value(own.clone()).unwrap();
+            stored.conditions.iter_mut().flatten().for_each(change);
+            assert_eq!(contradicts(&stored, &own), expected, "{stored:?}");
+        };
+        check(&|_| {}, false);
+        check(&|condition| condition.last_heartbeat_time = None, false);
+        check(&|condition| condition.status = "Unknown".to_owned(), true);
+        check(&|condition| condition.type_ = "Other".to_owned(), true);
     }
 
     #[test]
