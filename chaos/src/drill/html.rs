@@ -211,7 +211,7 @@ fn colour(probe: Probe) -> &'static str {
         Probe::Client => "#0969da",
         Probe::Pod => "#1a7f37",
         Probe::Controller => "#8250df",
-        Probe::Watch => "#9a6700",
+        Probe::Watch | Probe::Herd => "#9a6700",
     }
 }
 
@@ -252,6 +252,7 @@ fn lanes(run: &Run) -> Vec<Lane<'_>> {
         (Probe::Pod, "pods", "created to bound"),
         (Probe::Controller, "controllers", "Deployment to ReplicaSet"),
         (Probe::Watch, "watches", "opened anew"),
+        (Probe::Herd, "many watches", "each opened anew"),
     ] {
         if run.samples.iter().any(|sample| sample.probe == probe) {
             lanes.push(Lane { name, note, master: false, holds: Box::new(move |sample| sample.probe == probe) });

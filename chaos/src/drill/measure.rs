@@ -77,6 +77,17 @@ pub(crate) fn watch_resumed(samples: &[Sample], window: &Window<'_>) -> Option<f
     least(resumed.map(|sample| seconds(sample.end_ms() - window.fault_ms)))
 }
 
+/// F8 herd: from the fault until the last of so many watches was opened on another master.
+pub(crate) fn herd_resumed(samples: &[Sample], window: &Window<'_>, watches: usize) -> Option<f64> {
+    let opened = samples.iter().filter(|sample| sample.probe == Probe::Herd && sample.is_ok());
+    let resumed: Vec<f64> = opened
+        .filter(|sample| sample.via != window.victim && window.fault_ms <= sample.end_ms())
+        .map(|sample| seconds(sample.end_ms() - window.fault_ms))
+        .collect();
+    // Some may have moved once more.
+    (resumed.len() >= watches).then(|| most(resumed.into_iter()))?
+}
+
 /// F4: the longest stretch since the fault in which no write was acknowledged through any master.
 pub(crate) fn longest_gap(samples: &[Sample], window: &Window<'_>) -> Option<f64> {
     let writes = samples.iter().filter(|sample| sample.probe == Probe::Write && sample.is_ok());
@@ -279,6 +290,19 @@ mod tests {
         near(slowest(&samples, Probe::Pod, &window()), 0.3);
         samples.push(sample(Probe::Pod, "endpoint", 1200.0, 210.0, Outcome::Failed, 0));
         assert_eq!(slowest(&samples, Probe::Pod, &window()), None);
+    }
+
+    #[test]
+    fn a_herd_has_moved_when_its_last_has() {
+        let mut samples = vec![
+            sample(Probe::Herd, "m1", 500.0, 10.0, Outcome::Ok, 0),
+            sample(Probe::Herd, "m1", 500.0, 20.0, Outcome::Ok, 0),
+            sample(Probe::Herd, "m2", 1001.0, 40.0, Outcome::Ok, 0),
+        ];
+        assert_eq!(herd_resumed(&samples, &window(), 2), None, "one is still missing");
+        samples.push(sample(Probe::Herd, "m3", 1001.0, 299.0, Outcome::Ok, 0));
+        near(herd_resumed(&samples, &window(), 2), 0.3);
+        assert_eq!(failed(&samples, &window()).len(), 0);
     }
 
     #[test]

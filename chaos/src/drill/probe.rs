@@ -47,6 +47,9 @@ const RETRY: Duration = Duration::from_millis(5);
 /// How many writes are sent through each surviving master right before a fault.
 pub(super) const IN_FLIGHT: usize = 4;
 
+/// How many watches a large cluster's clients have on one master.
+pub(super) const HERD: usize = 300;
+
 /// Marks what drills leave in a cluster, so that a later one can sweep up after one that was killed.
 pub(super) const LABEL: &str = "quorate-drill";
 
@@ -441,6 +444,61 @@ async fn watcher(lab: Arc<Lab>, home: usize, watched: Watched) {
     tokio::select! {
         () = watch(&lab, home, watched) => {}
         () = lab.watching.cancelled() => {}
+    }
+}
+
+/// Opens watches of what hardly changes on one master, and keeps them open, on others where
+/// need be; returns once all are.
+///
+/// # Errors
+/// When the master does not serve them.
+pub(super) async fn herd(lab: &Arc<Lab>, home: &str) -> Result<()> {
+    const PATH: &str = "/api/v1/namespaces/default/configmaps";
+    let apis = lab.apis.as_ref().context("watches are the API's, which does not answer")?;
+    let home = apis.masters.iter().position(|(name, _)| name == home).context("no such master")?;
+    let list = apis.masters[home].1.get(PATH, PATIENCE).await.context("cannot list ConfigMaps")?;
+    let version = list["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
+    for _ in 0..HERD {
+        let lab = Arc::clone(lab);
+        lab.watchers.clone().spawn(async move {
+            tokio::select! {
+                () = graze(&lab, home, PATH, version) => {}
+                () = lab.watching.cancelled() => {}
+            }
+        });
+    }
+    let deadline = time::Instant::now() + PATIENCE * 2;
+    let open = || lab.lock().samples.iter().filter(|sample| sample.probe == Probe::Herd).count();
+    while open() < HERD {
+        anyhow::ensure!(time::Instant::now() < deadline, "{} of {HERD} watches were opened", open());
+        time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// One watch of many.
+async fn graze(lab: &Lab, home: usize, path: &str, mut version: u64) {
+    let Some(apis) = &lab.apis else { return };
+    let mut since = lab.clock.now_ms();
+    for hop in home.. {
+        let (via, api) = &apis.masters[hop % apis.masters.len()];
+        match api.watch(path, version, PATIENCE).await {
+            Ok(mut lines) => {
+                lab.note(Probe::Herd, via, since, None, None);
+                while let Some(Ok(line)) = lines.next().await {
+                    let Ok(event) = serde_json::from_str::<Value>(&line) else { break };
+                    let newer = event["object"]["metadata"]["resourceVersion"].as_str();
+                    version = newer.and_then(|text| text.parse().ok()).unwrap_or(version);
+                }
+                since = lab.clock.now_ms();
+            }
+            Err(refusal) => {
+                if refusal.code == Some(410) {
+                    lab.lock().relists += 1;
+                }
+                time::sleep(RETRY).await;
+            }
+        }
     }
 }
 

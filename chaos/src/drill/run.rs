@@ -371,6 +371,10 @@ async fn drive(stage: Stage<'_>, before: &Before) -> Result<Driven, RunError> {
         Fault::Signal(_) | Fault::Link(_) | Fault::Disk(_) | Fault::Combo => None,
     };
     probe::start(lab);
+    if scenario.budget.contains(&"F8 herd") {
+        (stage.say)(&format!("opening {} watches on {}", probe::HERD, before.leader));
+        probe::herd(lab, &before.leader).await?;
+    }
     stage.pause(WARM_UP).await?;
     let steady_ms = lab.clock.now_ms();
     (stage.say)(&format!("steady state for {:.0} s", settings.steady.as_secs_f64()));
@@ -761,7 +765,7 @@ fn figures(
 ) -> Vec<Figure> {
     let mut figures = Vec::new();
     for id in scenario.budget {
-        let needs_api = matches!(*id, "F5" | "F6" | "F7 pods" | "F7 controllers" | "F8" | "F18 failed");
+        let needs_api = matches!(*id, "F5" | "F6" | "F7 pods" | "F7 controllers" | "F8" | "F8 herd" | "F18 failed");
         if needs_api && !has_api {
             not_measured.push((*id).to_owned());
             continue;
@@ -777,6 +781,7 @@ fn figures(
             "F7 pods" => measure::slowest(samples, Probe::Pod, window),
             "F7 controllers" => measure::slowest(samples, Probe::Controller, window),
             "F8" => measure::watch_resumed(samples, window),
+            "F8 herd" => measure::herd_resumed(samples, window, probe::HERD),
             "F9" | "F10" | "F12 alarm" | "F12 evicted" => nodes.and_then(|observed| observed.figure(id)),
             "F18 failed" => Some(measure::failed_after_one_retry(samples, window) as f64),
             "F18 terms" => Some(term_after.saturating_sub(window.term_before) as f64),

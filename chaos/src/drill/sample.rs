@@ -35,11 +35,13 @@ pub enum Probe {
     Controller,
     /// A watch of the API that was opened, or opened again after it broke.
     Watch,
+    /// One of many that all were open on the victim, likewise.
+    Herd,
 }
 
 impl Probe {
-    pub const ALL: [Self; 7] =
-        [Self::Write, Self::Read, Self::InFlight, Self::Client, Self::Pod, Self::Controller, Self::Watch];
+    pub const ALL: [Self; 8] =
+        [Self::Write, Self::Read, Self::InFlight, Self::Client, Self::Pod, Self::Controller, Self::Watch, Self::Herd];
 
     /// As people read it.
     pub fn name(self) -> &'static str {
@@ -51,6 +53,7 @@ impl Probe {
             Self::Pod => "pod bound",
             Self::Controller => "controller action",
             Self::Watch => "watch opened",
+            Self::Herd => "one of many watches opened",
         }
     }
 }

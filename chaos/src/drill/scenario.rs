@@ -180,7 +180,7 @@ const OBSERVE: Duration = Duration::from_secs(3);
 const FLAP: Duration = Duration::from_millis(300);
 
 /// In the order of `drill all`.
-pub static ALL: [Scenario; 19] = [
+pub static ALL: [Scenario; 20] = [
     Scenario {
         name: "leader-kill",
         about: "The leading master's process is killed.",
@@ -326,6 +326,15 @@ pub static ALL: [Scenario; 19] = [
         observe: OBSERVE,
         budget: &[],
         most_terms: 0,
+    },
+    Scenario {
+        name: "watch-herd",
+        about: "The leading master's process is killed, and the 300 watches that clients had there move all at once.",
+        victim: Victim::Leader,
+        fault: Fault::Signal(Signal::Kill),
+        observe: OBSERVE,
+        budget: &["F8 herd"],
+        most_terms: 1,
     },
     Scenario {
         name: "node-loss",
