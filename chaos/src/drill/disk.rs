@@ -17,6 +17,9 @@ use crate::fault::process;
 /// How far a clock jumps.
 const JUMP: Duration = Duration::from_hours(24);
 
+/// Where a master keeps its store, on its disk.
+const STORE: &str = "store";
+
 /// How long a killed process may take to be gone.
 const END_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -71,8 +74,8 @@ pub(super) async fn strike(
         }
         Fault::BitFlip => {
             kill(stage, identity).await?;
-            let root = disk.root().to_owned();
-            let bit = change(target, victim, move || Bit::flip_in_log(&root, rand::random())).await?;
+            let store = disk.root().join(STORE);
+            let bit = change(target, victim, move || Bit::flip_in_log(&store, rand::random())).await?;
             let armed = Armed::arm(&settings.binary, Undo::Restore(bit.clone()), patience)?;
             told(&format!(": byte {} of {}", bit.at, bit.file.display()));
             stage.pause(scenario.observe).await?;
