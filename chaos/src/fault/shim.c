@@ -326,6 +326,19 @@ static unsigned keep(const char *path) {
     return number;
 }
 
+/* Forgets what was kept last, because nothing became of it. The names are locked. */
+static void unkeep(unsigned number) {
+    char path[PATH_MAX];
+    int error = errno;
+    struct kept *kept = links;
+    if (!number || !kept || kept->number != number) return;
+    path_of_link(path, sizeof path, number);
+    real_unlink(path);
+    links = kept->next;
+    free(kept);
+    errno = error;
+}
+
 static int opened(const char *path, int flags, mode_t mode, int directory) {
     int ours = (flags & O_CREAT) && below_root(path);
     int there = ours && !access(path, F_OK);
@@ -392,7 +405,8 @@ int renameat2(int old, const char *from, int new, const char *to, unsigned flags
     pthread_mutex_lock(&names_lock);
     unsigned kept = keep(to);
     int result = real_renameat2(old, from, new, to, flags);
-    if (!result) name('R', from, to, kept);
+    if (result) unkeep(kept);
+    else name('R', from, to, kept);
     pthread_mutex_unlock(&names_lock);
     return result;
 }
@@ -415,7 +429,8 @@ static int removed(const char *path, int directory, int flags) {
     pthread_mutex_lock(&names_lock);
     unsigned kept = keep(full);
     int result = real_unlinkat(directory, path, flags);
-    if (!result) name('U', full, "", kept);
+    if (result) unkeep(kept);
+    else name('U', full, "", kept);
     pthread_mutex_unlock(&names_lock);
     return result;
 }

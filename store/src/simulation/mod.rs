@@ -164,7 +164,8 @@ mod tests {
     fn planted_bugs_are_caught() {
         let mut missed: Vec<Planted> = Vec::new();
         for (planted, named) in [
-            (Planted::AcknowledgedBeforeSync, ["lost", "two leaders", "differ", "stopped"].as_slice()),
+            // openraft panics where a follower's log goes back, and its leader goes no further.
+            (Planted::AcknowledgedBeforeSync, ["lost", "two leaders", "differ", "stopped", "no progress"].as_slice()),
             (Planted::LeaderRestore, &["stale", "lost", "two leaders", "differ", "stopped"]),
             (Planted::ReadsOfAnyLeader, &["stale"]),
             (Planted::NoRequestIds, &["twice"]),
