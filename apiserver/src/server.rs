@@ -41,6 +41,10 @@ const ALPN: [&str; 2] = ["h2", "http/1.1"];
 /// A store that takes longer than this to confirm a read is not healthy.
 const STORE_LIMIT: Duration = Duration::from_secs(2);
 
+/// With a disk that keeps a write waiting for longer than this, writes through this master
+/// wait, too, whoever leads: others should be asked.
+const DISK_LIMIT: Duration = Duration::from_millis(600);
+
 /// What an API server is told.
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -336,6 +340,10 @@ fn checks(
         Check::new(name, liveness, move || {
             let storage = Arc::clone(&storage);
             Box::pin(async move {
+                let stalled = storage.stalled_for();
+                if !liveness && stalled > DISK_LIMIT {
+                    return Err(format!("the disk has kept a write waiting for {:.1} s", stalled.as_secs_f64()));
+                }
                 match tokio::time::timeout(STORE_LIMIT, storage.read_index()).await {
                     Ok(Ok(_)) => Ok(()),
                     Ok(Err(error)) => Err(error.to_string()),

@@ -183,6 +183,12 @@ impl Store {
         self.inner.leaders.borrow().member.is_some()
     }
 
+    /// How long the disk has been at the write or sync of the log in progress; zero when there
+    /// is none.
+    pub fn stalled_for(&self) -> Duration {
+        self.inner.wal.stalled_for()
+    }
+
     pub fn status(&self) -> MemberStatus {
         let inner = &self.inner;
         let view = inner.raft.view();

@@ -1,5 +1,7 @@
 //! Storage in the same process: the store's own handle, no socket between.
 
+use std::time::Duration;
+
 use futures::future::BoxFuture;
 use quorate_proto::etcd::CompactionRequest;
 use quorate_proto::fence::Fence;
@@ -64,6 +66,10 @@ impl Storage for LocalStorage {
     fn compact(&self, revision: u64) -> BoxFuture<'_, Result<()>> {
         let request = CompactionRequest { revision: messages::to_wire(revision), physical: false };
         Box::pin(async move { self.store.compact(request).await.map(drop).map_err(error) })
+    }
+
+    fn stalled_for(&self) -> Duration {
+        self.store.stalled_for()
     }
 }
 

@@ -13,6 +13,8 @@ mod messages;
 #[cfg(test)]
 pub(crate) mod testing;
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use quorate_proto::fence::Fence;
@@ -171,6 +173,11 @@ pub trait Storage: Send + Sync + 'static {
 
     /// Drops history before `revision`.
     fn compact(&self, revision: u64) -> BoxFuture<'_, Result<()>>;
+
+    /// How long the disk beneath has kept a write waiting; zero where nobody can tell.
+    fn stalled_for(&self) -> Duration {
+        Duration::ZERO
+    }
 
     /// Creates `key`, which must not exist.
     fn create<'a>(&'a self, key: &'a str, value: Bytes, fence: Option<Fence>) -> BoxFuture<'a, Result<u64>> {
