@@ -7,7 +7,7 @@ use quorate_proto::status::Status;
 use serde_json::{Value, json};
 
 use crate::authn::User;
-use crate::http::{ApiRequest, Form, Query, RequestInfo};
+use crate::http::{ApiRequest, Encoding, Form, Query, RequestInfo};
 use crate::registry::testing::World;
 
 fn request(method: &str, uri: &str, content_type: &'static str, body: impl Into<Bytes>) -> ApiRequest {
@@ -23,6 +23,7 @@ fn request(method: &str, uri: &str, content_type: &'static str, body: impl Into<
         headers,
         user: User::system("test"),
         form: Form::Object,
+        encoding: Encoding::Json,
         body: body.into(),
     }
 }

@@ -161,7 +161,7 @@ fn discover(defs: &[&ResourceDef], path: &str, server_address: &str, headers: &H
         _ => None,
     };
     let Some(document) = document else { return Ok(page_not_found()) };
-    negotiate::response_form(text(headers, header::ACCEPT), false)?;
+    negotiate::check_takes_json(text(headers, header::ACCEPT))?;
     Ok(body::json_bytes(StatusCode::OK, document))
 }
 
