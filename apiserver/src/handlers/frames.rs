@@ -1,4 +1,7 @@
-//! The events of a watch, in the form that the client wants.
+//! The events of a watch, in the form and the encoding that the client wants.
+//!
+//! JSON stands in lines, protobuf in frames that begin with their length. Objects are
+//! copied as all watchers share them.
 
 use std::sync::Arc;
 
@@ -8,17 +11,11 @@ use quorate_proto::status::Status;
 use serde_json::{Value, json};
 
 use super::render;
-use crate::http::{ApiRequest, Form};
+use crate::http::{ApiRequest, Encoding, Form};
 use crate::registry::convert;
-use crate::schema::ResourceDef;
+use crate::schema::{Message, ResourceDef};
 use crate::table::render as render_table;
 use crate::watch_cache::Seen;
-
-pub(super) fn error_frame(status: &Status) -> Bytes {
-    let mut line = json!({"type": "ERROR", "object": status}).to_string();
-    line.push('\n');
-    Bytes::from(line)
-}
 
 /// Writes events in the form that the client wants.
 pub(super) struct Frames {
@@ -31,6 +28,26 @@ pub(super) struct Frames {
 impl Frames {
     pub(super) fn new(def: &'static ResourceDef, request: ApiRequest) -> Self {
         Self { def, request, headers: true }
+    }
+
+    pub(super) fn content_type(&self) -> &'static str {
+        match self.request.encoding {
+            Encoding::Json => "application/json",
+            Encoding::Protobuf => "application/vnd.kubernetes.protobuf;stream=watch",
+        }
+    }
+
+    /// The last event of a watch that cannot go on.
+    pub(super) fn error(&self, status: &Status) -> Bytes {
+        let mut out = Vec::new();
+        match self.request.encoding {
+            Encoding::Json => {
+                write(&mut out, &json!({"type": "ERROR", "object": status}));
+                out.push(b'\n');
+            }
+            Encoding::Protobuf => write_message(&mut out, "ERROR", Message::of_value(&json!(status))),
+        }
+        Bytes::from(out)
     }
 
     pub(super) fn seen(&mut self, out: &mut Vec<u8>, seen: Seen) {
@@ -46,6 +63,9 @@ impl Frames {
     }
 
     pub(super) fn event(&mut self, out: &mut Vec<u8>, kind: &str, object: &Arc<Object>) {
+        if self.request.encoding == Encoding::Protobuf {
+            return write_message(out, kind, Message::of(object).map(|message| self.shorten(message)));
+        }
         out.extend_from_slice(b"{\"type\":\"");
         out.extend_from_slice(kind.as_bytes());
         out.extend_from_slice(b"\",\"object\":");
@@ -73,8 +93,12 @@ impl Frames {
         if initial_end {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
+        let whole = json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata});
+        if self.request.encoding == Encoding::Protobuf {
+            return write_message(out, "BOOKMARK", Message::of_value(&whole).map(|message| self.shorten(message)));
+        }
         let object = match &self.request.form {
-            Form::Object => json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata}),
+            Form::Object => whole,
             Form::PartialObjectMetadata { version } => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": render::api_version(version), "metadata": metadata})
             }
@@ -88,6 +112,22 @@ impl Frames {
         };
         write(out, &json!({"type": "BOOKMARK", "object": object}));
         out.push(b'\n');
+    }
+
+    /// What the client wants of an object: all, or the metadata. Tables are never protobuf.
+    fn shorten(&self, message: Message) -> Message {
+        match &self.request.form {
+            Form::PartialObjectMetadata { version } => message.partial(render::api_version(version)),
+            Form::Object | Form::Table { .. } => message,
+        }
+    }
+}
+
+fn write_message(out: &mut Vec<u8>, kind: &str, message: Option<Message>) {
+    match message {
+        Some(message) => message.write_event(out, kind),
+        // Every kind that is served has one.
+        None => tracing::error!(kind, "An event has no protobuf form and was left out"),
     }
 }
 

@@ -10,7 +10,7 @@ use rand::RngExt;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::frames::{Frames, error_frame};
+use super::frames::Frames;
 use super::list;
 use crate::http::body::stream;
 use crate::http::{Answer, ApiRequest, Query};
@@ -32,29 +32,34 @@ pub(super) async fn watch(registry: &Registry, def: &'static ResourceDef, reques
     }
     let query = watch_query(request)?;
     let timeout = timeout(&request.query)?;
+    let frames = Frames::new(def, request.clone());
+    let content_type = frames.content_type();
     let watching = match registry.watch(def, list::namespace(def, request), &query).await {
         Ok(watching) => watching,
         // Upstream says so inside the stream; clients look for it there.
         Err(status) if status.is_expired() => {
-            return Ok(respond(futures::stream::iter([error_frame(&status)])));
+            return Ok(respond(content_type, futures::stream::iter([frames.error(&status)])));
         }
         Err(status) => return Err(status),
     };
     let watch = Watch {
-        frames: Frames::new(def, request.clone()),
+        frames,
         bookmarks: request.query.flag("allowWatchBookmarks"),
         watching: Some(watching),
         watcher: None,
         deadline: Instant::now() + timeout,
         ending: registry.ending().clone(),
     };
-    Ok(respond(futures::stream::unfold(Some(watch), Watch::step)))
+    Ok(respond(content_type, futures::stream::unfold(Some(watch), Watch::step)))
 }
 
-fn respond(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response<crate::http::Body> {
+fn respond(
+    content_type: &'static str,
+    chunks: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response<crate::http::Body> {
     let mut response = Response::new(stream(chunks));
     *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -126,7 +131,7 @@ impl Watch {
             };
             match seen {
                 Ok(seen) => seen.into_iter().for_each(|seen| watch.frames.seen(&mut out, seen)),
-                Err(status) => return Some((error_frame(&status), None)),
+                Err(status) => return Some((watch.frames.error(&status), None)),
             }
             if !out.is_empty() {
                 return Some((Bytes::from(out), Some(watch)));
