@@ -248,6 +248,12 @@ async fn documents(cluster: &Cluster) {
     let (path, _) = url.split_once('?').expect("the address carries a hash");
     let moved = cluster.get(Some("admin"), &format!("{path}?hash=old"), &[]).await;
     assert_eq!((moved.code, moved.headers["location"].to_str().ok()), (301, Some(url.as_str())));
+    let protobuf =
+        [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), ("accept-encoding", "gzip")];
+    let document = cluster.get(Some("admin"), "/openapi/v2", &protobuf).await;
+    assert_eq!((document.code, document.headers["content-encoding"].to_str().ok()), (200, Some("gzip")));
+    let tag = document.headers["etag"].to_str().expect("a tag is text").to_owned();
+    assert_eq!(cluster.get(Some("admin"), "/openapi/v2", &[("if-none-match", &tag)]).await.code, 304);
     assert_eq!(cluster.get(Some("admin"), "/nosuch", &[]).await.text, "404 page not found\n");
 }
 

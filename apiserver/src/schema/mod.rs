@@ -7,6 +7,7 @@ mod types;
 mod walk;
 
 pub use parse::{Parsed, parse_json, parse_yaml};
+pub(crate) use protobuf::Writer as ProtobufWriter;
 pub use protobuf::{Message, PROTOBUF, decode_protobuf, encode_list, message_of, partial_message};
 pub use resources::{ResourceDef, SubresourceDef, Verb, resource, resource_for_kind, resources};
 #[cfg(test)]

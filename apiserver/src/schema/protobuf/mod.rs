@@ -16,6 +16,7 @@ use super::types::type_for_kind;
 use wire::{Malformed, Reader};
 
 pub use message::{Message, encode_list, message_of, partial_message};
+pub(crate) use wire::Writer;
 
 /// The media type of bodies that [`decode_protobuf`] reads and [`Message`] writes.
 pub const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";

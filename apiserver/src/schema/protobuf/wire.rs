@@ -137,7 +137,7 @@ pub(super) fn field_size(length: usize) -> usize {
 
 /// Writes the fields of one message.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     out: Vec<u8>,
 }
 
@@ -158,7 +158,7 @@ impl Writer {
         self.out.extend_from_slice(bytes);
     }
 
-    pub(super) fn integer(&mut self, tag: u32, value: i64) {
+    pub(crate) fn integer(&mut self, tag: u32, value: i64) {
         self.varint(u64::from(tag) << 3);
         self.varint(value.cast_unsigned());
     }
@@ -168,12 +168,12 @@ impl Writer {
         self.out.extend_from_slice(&value.to_bits().to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, tag: u32, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, tag: u32, value: &[u8]) {
         self.head(tag, value.len());
         self.raw(value);
     }
 
-    pub(super) fn message(&mut self, tag: u32, message: Self) {
+    pub(crate) fn message(&mut self, tag: u32, message: Self) {
         self.bytes(tag, &message.out);
     }
 
@@ -181,7 +181,7 @@ impl Writer {
         self.out.len()
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.out
     }
 
