@@ -40,6 +40,7 @@ pub(super) async fn delete_collection(
     let options = options(request, &mut context)?;
     let query = list::list_query(&request.query)?;
     let listed = registry.delete_collection(&context, def, &request.info.namespace, &query, &options).await?;
+    render::encode_ahead(&listed.items, request).await;
     render::list(def, &listed, request)
 }
 

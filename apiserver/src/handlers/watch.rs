@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::frames::Frames;
-use super::list;
+use super::{list, render};
 use crate::http::body::stream;
 use crate::http::{Answer, ApiRequest, Query};
 use crate::registry::status::not_supported;
@@ -42,6 +42,7 @@ pub(super) async fn watch(registry: &Registry, def: &'static ResourceDef, reques
         }
         Err(status) => return Err(status),
     };
+    render::encode_ahead(&watching.initial, request).await;
     let watch = Watch {
         frames,
         bookmarks: request.query.flag("allowWatchBookmarks"),
