@@ -71,6 +71,7 @@ async fn a_whole_server() {
     permissions(&cluster).await;
     tokens(&cluster).await;
     limits(&cluster).await;
+    encodings(&cluster).await;
     documents(&cluster).await;
     watches_end_with_the_server(cluster).await;
 }
@@ -207,6 +208,36 @@ async fn limits(cluster: &Cluster) {
     assert!(people.text.contains("\n  \"metadata\": {"), "{people:?}");
 }
 
+async fn encodings(cluster: &Cluster) {
+    use k8s_pb::api::core::v1::PodList;
+    use k8s_pb::apimachinery::pkg::apis::meta::v1::Status;
+    use k8s_pb::apimachinery::pkg::runtime::Unknown;
+    use prost::Message;
+
+    fn open<M: Message + Default>(body: &[u8]) -> M {
+        let unknown = Unknown::decode(body.strip_prefix(b"k8s\0").expect("an envelope")).expect("a whole envelope");
+        M::decode(unknown.raw.expect("a message").as_slice()).expect("a whole message")
+    }
+    const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+    // As client-go asks for it.
+    let accept = [("accept", "application/vnd.kubernetes.protobuf,application/json")];
+    let answer = cluster.get(Some("admin"), "/api/v1/namespaces/demo/pods", &accept).await;
+    assert_eq!((answer.code, answer.headers["content-type"].to_str().ok()), (200, Some(PROTOBUF)));
+    let pods: PodList = open(&answer.bytes);
+    let names: Vec<_> = pods.items.iter().filter_map(|pod| pod.metadata.as_ref()?.name.as_deref()).collect();
+    assert_eq!(names, ["web"]);
+
+    let answer = cluster.get(Some("admin"), "/api/v1/namespaces/demo/pods/nosuch", &accept).await;
+    assert_eq!((answer.code, answer.headers["content-type"].to_str().ok()), (404, Some(PROTOBUF)));
+    assert_eq!(open::<Status>(&answer.bytes).message.as_deref(), Some("pods \"nosuch\" not found"));
+    let answer = cluster.get(None, "/api/v1/pods", &accept).await;
+    assert_eq!((answer.code, open::<Status>(&answer.bytes).reason.as_deref()), (401, Some("Unauthorized")));
+
+    let table = [("accept", "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1")];
+    let answer = cluster.get(Some("admin"), "/api/v1/namespaces/demo/pods", &table).await;
+    assert_eq!((answer.code, answer.json()["reason"].as_str()), (406, Some("NotAcceptable")));
+}
+
 async fn documents(cluster: &Cluster) {
     let index = cluster.get(Some("admin"), "/openapi/v3", &[]).await.json();
     let url = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().expect("apps/v1 has a document").to_owned();
@@ -217,6 +248,12 @@ async fn documents(cluster: &Cluster) {
     let (path, _) = url.split_once('?').expect("the address carries a hash");
     let moved = cluster.get(Some("admin"), &format!("{path}?hash=old"), &[]).await;
     assert_eq!((moved.code, moved.headers["location"].to_str().ok()), (301, Some(url.as_str())));
+    let protobuf =
+        [("accept", "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"), ("accept-encoding", "gzip")];
+    let document = cluster.get(Some("admin"), "/openapi/v2", &protobuf).await;
+    assert_eq!((document.code, document.headers["content-encoding"].to_str().ok()), (200, Some("gzip")));
+    let tag = document.headers["etag"].to_str().expect("a tag is text").to_owned();
+    assert_eq!(cluster.get(Some("admin"), "/openapi/v2", &[("if-none-match", &tag)]).await.code, 304);
     assert_eq!(cluster.get(Some("admin"), "/nosuch", &[]).await.text, "404 page not found\n");
 }
 

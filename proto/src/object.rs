@@ -22,6 +22,7 @@ pub struct Object {
     gvk: GroupVersionKind,
     meta: ObjectMeta,
     value: OnceLock<Arc<Value>>,
+    encoding: OnceLock<Bytes>,
     typed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
@@ -57,6 +58,7 @@ impl Object {
             gvk: GroupVersionKind::from_api_version(&head.api_version, &head.kind),
             meta: head.metadata,
             value: OnceLock::new(),
+            encoding: OnceLock::new(),
             typed: OnceLock::new(),
         })
     }
@@ -102,6 +104,17 @@ impl Object {
             .get_or_init(|| Arc::new(serde_json::from_slice(&self.json).expect("an object's JSON was parsed before")))
     }
 
+    /// The object in its other encoding, which `encode` makes of the parsed object at the
+    /// first call; later calls share it, so all of them have to mean the same encoding.
+    pub fn encoding(&self, encode: impl FnOnce(&Value) -> Bytes) -> &Bytes {
+        self.encoding.get_or_init(|| match self.value.get() {
+            Some(value) => encode(value),
+            // Who wants bytes seldom looks at fields as well: the parsed form, which is
+            // several times larger, is not kept for that.
+            None => encode(&serde_json::from_slice(&self.json).expect("an object's JSON was parsed before")),
+        })
+    }
+
     /// A typed view, made at the first call and shared by later calls of the same type.
     ///
     /// # Errors
@@ -144,6 +157,15 @@ mod tests {
         assert_eq!(object.value()["metadata"]["resourceVersion"], "9");
         assert_eq!(object.typed::<Value>().unwrap()["spec"]["replicas"], 2);
         assert!(object.json_without_kind().starts_with(b"\"metadata\""));
+    }
+
+    #[test]
+    fn the_other_encoding_is_made_once() {
+        let object =
+            Object::from_value(&json!({"apiVersion": "v1", "kind": "A", "metadata": {"name": "x"}}), 9).unwrap();
+        let made = object.encoding(|value| Bytes::from(value["metadata"]["name"].as_str().unwrap().to_owned()));
+        assert_eq!(made, "x");
+        assert_eq!(object.encoding(|_| unreachable!()), made);
     }
 
     #[test]

@@ -2,8 +2,7 @@
 
 use http::StatusCode;
 
-use super::body;
-use crate::http::body::json;
+use super::{body, render};
 use crate::http::{Answer, ApiRequest};
 use crate::registry::context::RequestContext;
 use crate::registry::{Registry, Target};
@@ -18,11 +17,11 @@ pub(super) async fn create(
     let value = body::object(context, body::expected(def, target.subresource), request)?;
     if !target.subresource.is_empty() {
         let answer = registry.create_subresource(context, target, value).await?;
-        return Ok(json(StatusCode::CREATED, &answer));
+        return render::value(StatusCode::CREATED, &answer, request);
     }
     if def.storage_prefix.is_empty() {
         let answer = registry.create_virtual(context, target, value).await?;
-        return Ok(json(StatusCode::CREATED, &answer));
+        return render::value(StatusCode::CREATED, &answer, request);
     }
     let object = registry.create(context, target, value).await?;
     super::answer(def, StatusCode::CREATED, &object, request)

@@ -5,7 +5,6 @@ use quorate_proto::status::Status;
 use serde_json::Value;
 
 use super::{body, check_dry_run, list, render};
-use crate::http::body::json;
 use crate::http::{Answer, ApiRequest};
 use crate::registry::context::RequestContext;
 use crate::registry::delete::success;
@@ -24,7 +23,8 @@ pub(super) async fn delete(
     }
     let deleted = registry.delete(&context, target, &options).await?;
     if deleted.gone && !deleted.answers_with_object {
-        return Ok(json(StatusCode::OK, &success(target.def, &deleted.object)));
+        let status = serde_json::to_value(success(target.def, &deleted.object)).map_err(Status::internal)?;
+        return render::value(StatusCode::OK, &status, request);
     }
     let waits_for_dependents = !deleted.gone && options.orphan_dependents == Some(false);
     let code = if waits_for_dependents { StatusCode::ACCEPTED } else { StatusCode::OK };
@@ -40,6 +40,7 @@ pub(super) async fn delete_collection(
     let options = options(request, &mut context)?;
     let query = list::list_query(&request.query)?;
     let listed = registry.delete_collection(&context, def, &request.info.namespace, &query, &options).await?;
+    render::encode_ahead(&listed.items, request).await;
     render::list(def, &listed, request)
 }
 

@@ -19,7 +19,7 @@ pub(super) async fn get(registry: &Registry, target: Target<'_>, request: &ApiRe
     }
     if target.subresource == "scale" {
         let scale = registry.get_scale(target).await?;
-        return render::plain(StatusCode::OK, &scale);
+        return render::plain(StatusCode::OK, &scale, request);
     }
     let object = registry.get(target, request.query.text("resourceVersion")).await?;
     super::answer(def, StatusCode::OK, &object, request)

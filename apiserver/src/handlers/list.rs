@@ -17,6 +17,7 @@ pub(super) async fn list(registry: &Registry, def: &'static ResourceDef, request
         return Err(invalid_list_options("sendInitialEvents", "FieldValueForbidden", message));
     }
     let listed = registry.list(def, namespace(def, request), &list_query(&request.query)?).await?;
+    render::encode_ahead(&listed.items, request).await;
     render::list(def, &listed, request)
 }
 

@@ -6,6 +6,7 @@ mod body;
 mod components;
 mod create;
 mod delete;
+mod frames;
 mod get;
 mod list;
 mod patch;

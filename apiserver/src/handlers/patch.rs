@@ -22,7 +22,7 @@ pub(super) async fn patch(
     let patch = read(request)?;
     let written = registry.patch(context, target, &patch).await?;
     if target.subresource == "scale" {
-        return render::plain(StatusCode::OK, &written.object);
+        return render::plain(StatusCode::OK, &written.object, request);
     }
     super::answer(target.def, StatusCode::OK, &written.object, request)
 }

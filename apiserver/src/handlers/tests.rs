@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use http_body_util::BodyExt;
+use prost::Message as _;
 use quorate_proto::status::Status;
 use serde_json::{Value, json};
 
 use crate::authn::User;
-use crate::http::{ApiRequest, Form, Query, RequestInfo};
+use crate::http::{ApiRequest, Encoding, Form, Query, RequestInfo};
 use crate::registry::testing::World;
 
 fn request(method: &str, uri: &str, content_type: &'static str, body: impl Into<Bytes>) -> ApiRequest {
@@ -23,6 +24,7 @@ fn request(method: &str, uri: &str, content_type: &'static str, body: impl Into<
         headers,
         user: User::system("test"),
         form: Form::Object,
+        encoding: Encoding::Json,
         body: body.into(),
     }
 }
@@ -127,4 +129,100 @@ async fn a_watch_begins_with_what_is_there_and_says_where_it_ends() {
     let (code, event) = send(&world, old).await.unwrap();
     assert_eq!((code, &event["type"], &event["object"]["kind"]), (200, &json!("ERROR"), &json!("Status")));
     assert_eq!((&event["object"]["code"], &event["object"]["reason"]), (&json!(410), &json!("Expired")));
+}
+
+/// What an envelope holds: the kind, and the message.
+#[track_caller]
+fn open<M: prost::Message + Default>(body: &[u8]) -> (String, M) {
+    let envelope = body.strip_prefix(b"k8s\0").expect("an envelope begins with its mark");
+    let unknown = k8s_pb::apimachinery::pkg::runtime::Unknown::decode(envelope).expect("the envelope is whole");
+    let kind = unknown.type_meta.and_then(|meta| meta.kind).expect("the envelope names a kind");
+    (kind, M::decode(unknown.raw.unwrap_or_default().as_slice()).expect("the message is whole"))
+}
+
+/// Sends a request for an answer in protobuf; returns code, type and body.
+async fn send_for_protobuf(world: &World, mut request: ApiRequest, form: Form) -> (u16, String, Bytes) {
+    request.encoding = Encoding::Protobuf;
+    request.form = form;
+    let response = super::handle(&world.registry, request).await.unwrap();
+    let content_type = response.headers()[header::CONTENT_TYPE].to_str().unwrap().to_owned();
+    let code = response.status().as_u16();
+    (code, content_type, response.into_body().collect().await.expect("the body is whole").to_bytes())
+}
+
+const PROTOBUF: &str = "application/vnd.kubernetes.protobuf";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_verb_answers_in_protobuf() {
+    use k8s_pb::api::core::v1::{ConfigMap, ConfigMapList};
+    use k8s_pb::apimachinery::pkg::apis::meta::v1::{PartialObjectMetadataList, Status};
+
+    let world = World::start().await;
+    let body = json!({"metadata": {"name": "a"}, "data": {"k": "v"}}).to_string();
+    let (code, content_type, body) = send_for_protobuf(&world, request("POST", MAPS, JSON, body), Form::Object).await;
+    assert_eq!((code, content_type.as_str()), (201, PROTOBUF));
+    let (kind, created) = open::<ConfigMap>(&body);
+    assert_eq!((kind.as_str(), created.data["k"].as_str()), ("ConfigMap", "v"));
+
+    // What was answered is taken as a body.
+    let uri = format!("{MAPS}/a");
+    let (code, _, body) = send_for_protobuf(&world, request("PUT", &uri, PROTOBUF, body), Form::Object).await;
+    assert_eq!((code, open::<ConfigMap>(&body).1.metadata), (200, created.metadata.clone()));
+    let (_, _, body) = send_for_protobuf(&world, request("GET", &uri, JSON, ""), Form::Object).await;
+    assert_eq!(open::<ConfigMap>(&body).1.metadata, created.metadata);
+
+    let (_, content_type, body) = send_for_protobuf(&world, request("GET", MAPS, JSON, ""), Form::Object).await;
+    let (kind, list) = open::<ConfigMapList>(&body);
+    assert_eq!((content_type.as_str(), kind.as_str(), list.items.len()), (PROTOBUF, "ConfigMapList", 1));
+    assert_eq!(list.items[0].metadata, created.metadata);
+    let form = Form::PartialObjectMetadata { version: "v1".to_owned() };
+    let (_, _, body) = send_for_protobuf(&world, request("GET", MAPS, JSON, ""), form).await;
+    let (kind, partial) = open::<PartialObjectMetadataList>(&body);
+    assert_eq!((kind.as_str(), &partial.items[0].metadata), ("PartialObjectMetadataList", &created.metadata));
+
+    let (code, _, body) = send_for_protobuf(&world, request("DELETE", &uri, JSON, ""), Form::Object).await;
+    let (kind, status) = open::<Status>(&body);
+    assert_eq!((code, kind.as_str(), status.status.as_deref()), (200, "Status", Some("Success")));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_in_protobuf_comes_in_frames() {
+    use k8s_pb::api::core::v1::ConfigMap;
+    use k8s_pb::apimachinery::pkg::apis::meta::v1::{Status, WatchEvent};
+
+    fn events(mut rest: &[u8]) -> Vec<(String, Vec<u8>)> {
+        let mut events = Vec::new();
+        while let Some((length, tail)) = rest.split_first_chunk::<4>() {
+            let (frame, tail) = tail.split_at(u32::from_be_bytes(*length) as usize);
+            let event = WatchEvent::decode(frame).expect("the frame is a WatchEvent");
+            events.push((event.r#type.unwrap(), event.object.unwrap().raw.unwrap()));
+            rest = tail;
+        }
+        assert!(rest.is_empty(), "frames are whole");
+        events
+    }
+
+    let world = World::start().await;
+    let body = json!({"metadata": {"name": "a"}, "data": {"k": "v"}}).to_string();
+    send(&world, request("POST", MAPS, JSON, body)).await.unwrap();
+    let uri = format!(
+        "{MAPS}?watch=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=1"
+    );
+    let (code, content_type, body) = send_for_protobuf(&world, request("GET", &uri, JSON, ""), Form::Object).await;
+    assert_eq!((code, content_type.as_str()), (200, "application/vnd.kubernetes.protobuf;stream=watch"));
+    let events_seen = events(&body);
+    let kinds: Vec<&str> = events_seen.iter().map(|(kind, _)| kind.as_str()).collect();
+    assert_eq!(kinds, ["ADDED", "BOOKMARK", "BOOKMARK"]);
+    let (kind, added) = open::<ConfigMap>(&events_seen[0].1);
+    assert_eq!((kind.as_str(), added.data["k"].as_str()), ("ConfigMap", "v"));
+    let (kind, bookmark) = open::<ConfigMap>(&events_seen[1].1);
+    let metadata = bookmark.metadata.unwrap();
+    assert_eq!((kind.as_str(), metadata.annotations["k8s.io/initial-events-end"].as_str()), ("ConfigMap", "true"));
+    assert!(metadata.resource_version.is_some_and(|version| version != "0"));
+
+    let old = request("GET", &format!("{MAPS}?watch=true&resourceVersion=1"), JSON, "");
+    let (_, _, body) = send_for_protobuf(&world, old, Form::Object).await;
+    let expired = events(&body);
+    let (kind, status) = open::<Status>(&expired[0].1);
+    assert_eq!((expired[0].0.as_str(), kind.as_str(), status.code), ("ERROR", "Status", Some(410)));
 }

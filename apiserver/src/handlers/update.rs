@@ -17,7 +17,7 @@ pub(super) async fn update(
     let written = registry.update(context, target, value).await?;
     let code = if written.created { StatusCode::CREATED } else { StatusCode::OK };
     if target.subresource == "scale" {
-        return render::plain(code, &written.object);
+        return render::plain(code, &written.object, request);
     }
     super::answer(target.def, code, &written.object, request)
 }

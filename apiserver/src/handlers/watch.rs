@@ -1,27 +1,23 @@
 //! GET with `watch=true`: an answer that goes on.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderValue, Response, StatusCode, header};
-use quorate_proto::object::Object;
 use quorate_proto::status::Status;
 use rand::RngExt;
-use serde_json::{Value, json};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::frames::Frames;
 use super::{list, render};
 use crate::http::body::stream;
-use crate::http::{Answer, ApiRequest, Form, Query};
-use crate::registry::convert;
+use crate::http::{Answer, ApiRequest, Query};
 use crate::registry::status::not_supported;
 use crate::registry::{Registry, WatchQuery, Watching};
 use crate::schema::{ResourceDef, Verb};
-use crate::table::render as render_table;
-use crate::watch_cache::{Seen, Watcher};
+use crate::watch_cache::Watcher;
 
 /// How often a client hears how far the server is. Upstream's interval.
 const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
@@ -36,30 +32,35 @@ pub(super) async fn watch(registry: &Registry, def: &'static ResourceDef, reques
     }
     let query = watch_query(request)?;
     let timeout = timeout(&request.query)?;
+    let frames = Frames::new(def, request.clone());
+    let content_type = frames.content_type();
     let watching = match registry.watch(def, list::namespace(def, request), &query).await {
         Ok(watching) => watching,
         // Upstream says so inside the stream; clients look for it there.
         Err(status) if status.is_expired() => {
-            return Ok(respond(futures::stream::iter([error_frame(&status)])));
+            return Ok(respond(content_type, futures::stream::iter([frames.error(&status)])));
         }
         Err(status) => return Err(status),
     };
-    let frames =
-        Frames { def, request: request.clone(), bookmarks: request.query.flag("allowWatchBookmarks"), headers: true };
+    render::encode_ahead(&watching.initial, request).await;
     let watch = Watch {
         frames,
+        bookmarks: request.query.flag("allowWatchBookmarks"),
         watching: Some(watching),
         watcher: None,
         deadline: Instant::now() + timeout,
         ending: registry.ending().clone(),
     };
-    Ok(respond(futures::stream::unfold(Some(watch), Watch::step)))
+    Ok(respond(content_type, futures::stream::unfold(Some(watch), Watch::step)))
 }
 
-fn respond(chunks: impl Stream<Item = Bytes> + Send + 'static) -> Response<crate::http::Body> {
+fn respond(
+    content_type: &'static str,
+    chunks: impl Stream<Item = Bytes> + Send + 'static,
+) -> Response<crate::http::Body> {
     let mut response = Response::new(stream(chunks));
     *response.status_mut() = StatusCode::OK;
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
 }
 
@@ -91,6 +92,7 @@ fn timeout(query: &Query) -> Result<Duration, Status> {
 
 struct Watch {
     frames: Frames,
+    bookmarks: bool,
     /// What is sent first; `None` once it was.
     watching: Option<Watching>,
     watcher: Option<Watcher>,
@@ -121,7 +123,7 @@ impl Watch {
         loop {
             let seen = tokio::select! {
                 seen = watcher.next() => seen,
-                () = tokio::time::sleep_until(next_bookmark), if watch.frames.bookmarks => {
+                () = tokio::time::sleep_until(next_bookmark), if watch.bookmarks => {
                     watch.frames.bookmark(&mut out, watcher.delivered(), false);
                     return Some((Bytes::from(out), Some(watch)));
                 }
@@ -130,7 +132,7 @@ impl Watch {
             };
             match seen {
                 Ok(seen) => seen.into_iter().for_each(|seen| watch.frames.seen(&mut out, seen)),
-                Err(status) => return Some((error_frame(&status), None)),
+                Err(status) => return Some((watch.frames.error(&status), None)),
             }
             if !out.is_empty() {
                 return Some((Bytes::from(out), Some(watch)));
@@ -141,7 +143,7 @@ impl Watch {
     /// Ends the watch; a bookmark tells the client where to go on.
     fn end(mut self) -> Option<(Bytes, Option<Self>)> {
         let watcher = self.watcher.as_mut()?;
-        if !self.frames.bookmarks {
+        if !self.bookmarks {
             return None;
         }
         let mut out = Vec::new();
@@ -151,82 +153,4 @@ impl Watch {
         self.frames.bookmark(&mut out, watcher.delivered(), false);
         Some((Bytes::from(out), None))
     }
-}
-
-fn error_frame(status: &Status) -> Bytes {
-    let mut line = json!({"type": "ERROR", "object": status}).to_string();
-    line.push('\n');
-    Bytes::from(line)
-}
-
-/// Writes events in the form that the client wants.
-struct Frames {
-    def: &'static ResourceDef,
-    request: ApiRequest,
-    bookmarks: bool,
-    /// The next table says what its columns are.
-    headers: bool,
-}
-
-impl Frames {
-    fn seen(&mut self, out: &mut Vec<u8>, seen: Seen) {
-        let (kind, object) = match seen {
-            Seen::Added(object) => ("ADDED", object),
-            Seen::Modified(object) => ("MODIFIED", object),
-            Seen::Deleted(object) => ("DELETED", object),
-        };
-        match convert::from_storage(self.def, object) {
-            Ok(object) => self.event(out, kind, &object),
-            Err(status) => tracing::error!(%status, "A watched object could not be converted and was left out"),
-        }
-    }
-
-    fn event(&mut self, out: &mut Vec<u8>, kind: &str, object: &Arc<Object>) {
-        out.extend_from_slice(b"{\"type\":\"");
-        out.extend_from_slice(kind.as_bytes());
-        out.extend_from_slice(b"\",\"object\":");
-        match self.request.form.clone() {
-            Form::Object => out.extend_from_slice(object.json()),
-            Form::PartialObjectMetadata { version } => write(out, &render::partial(object, &version)),
-            Form::Table { version } => {
-                let headers = std::mem::take(&mut self.headers);
-                match render::table_options(&self.request, &version, headers) {
-                    Ok(options) => {
-                        let mut table = render_table(self.def, std::slice::from_ref(object), &options);
-                        table["metadata"] = json!({"resourceVersion": object.revision().to_string()});
-                        write(out, &table);
-                    }
-                    Err(status) => write(out, &status),
-                }
-            }
-        }
-        out.extend_from_slice(b"}\n");
-    }
-
-    /// Everything up to `revision` was sent; `initial_end` marks the end of what was there at first.
-    fn bookmark(&mut self, out: &mut Vec<u8>, revision: u64, initial_end: bool) {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
-        if initial_end {
-            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
-        }
-        let object = match &self.request.form {
-            Form::Object => json!({"kind": self.def.kind, "apiVersion": self.def.api_version(), "metadata": metadata}),
-            Form::PartialObjectMetadata { version } => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": render::api_version(version), "metadata": metadata})
-            }
-            Form::Table { version } => {
-                let partial =
-                    json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
-                json!({"kind": "Table", "apiVersion": render::api_version(version),
-                    "metadata": {"resourceVersion": revision.to_string()},
-                    "columnDefinitions": Value::Null, "rows": [{"cells": [], "object": partial}]})
-            }
-        };
-        write(out, &json!({"type": "BOOKMARK", "object": object}));
-        out.push(b'\n');
-    }
-}
-
-fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
-    serde_json::to_writer(out, value).expect("writing to memory does not fail");
 }

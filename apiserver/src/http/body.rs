@@ -9,6 +9,8 @@ use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
 use serde::Serialize;
 
+use crate::schema::PROTOBUF;
+
 /// The largest body that a request may have. Upstream's limit.
 pub const LIMIT_BYTES: usize = 3 * 1024 * 1024;
 
@@ -37,6 +39,11 @@ pub fn json(code: http::StatusCode, value: &impl Serialize) -> http::Response<Bo
 /// A JSON answer that is encoded already.
 pub fn json_bytes(code: http::StatusCode, bytes: impl Into<Bytes>) -> http::Response<Body> {
     with_type(code, "application/json", bytes)
+}
+
+/// A protobuf answer.
+pub fn protobuf(code: http::StatusCode, bytes: impl Into<Bytes>) -> http::Response<Body> {
+    with_type(code, PROTOBUF, bytes)
 }
 
 /// A plain text answer.

@@ -16,7 +16,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::body::{self, Body, LIMIT_BYTES};
 use super::connection::{Peer, Service};
-use super::negotiate::{self, Form};
+use super::negotiate::{self, Encoding, Negotiated};
 use super::paths::Paths;
 use super::{Answer, ApiRequest, Query, RequestInfo, encode, metrics};
 use crate::authn::service_account::ServiceAccounts;
@@ -25,6 +25,7 @@ use crate::authz::{Attributes, Authorizer};
 use crate::handlers;
 use crate::proxy::Proxy;
 use crate::registry::Registry;
+use crate::schema::Message;
 
 /// Everything but watches, logs and streams ends by then. Upstream's default.
 const REQUEST_LIMIT: Duration = Duration::from_secs(60);
@@ -77,10 +78,8 @@ impl Chain {
         if Proxy::serves(info) {
             return self.proxy.answer(info, query, request).await;
         }
-        let form = match request.headers().get(header::ACCEPT) {
-            None => Form::Object,
-            accept => negotiate::response_form(accept.and_then(|value| value.to_str().ok()), info.verb == "watch")?,
-        };
+        let Negotiated { form, encoding } =
+            negotiate::negotiate(request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()))?;
         let (parts, incoming) = request.into_parts();
         let body = read_body(&parts.headers, incoming).await?;
         let request = ApiRequest {
@@ -90,6 +89,7 @@ impl Chain {
             headers: parts.headers,
             user,
             form,
+            encoding,
             body,
         };
         handlers::handle(&self.registry, request).await
@@ -141,6 +141,7 @@ impl Service for Chain {
         let query = Query::parse(request.uri().query().unwrap_or(""));
         let info = RequestInfo::parse(request.method(), request.uri().path(), &query);
         let method = request.method().clone();
+        let accept = request.headers().get(header::ACCEPT).cloned();
         let wishes = encode::Wishes::of(request.headers(), &query);
         let audit_id = request
             .headers()
@@ -167,7 +168,10 @@ impl Service for Chain {
                 "This request caused apiserver to panic. Look in the logs for details.",
             ))
         });
-        let mut response = answer.unwrap_or_else(|status| status_response(&status));
+        let mut response = answer.unwrap_or_else(|status| {
+            let accept = accept.as_ref().and_then(|value| value.to_str().ok());
+            status_response(&status, negotiate::error_encoding(accept))
+        });
         if long_running && info.verb == "watch" {
             // The registry ends watches itself, with a last bookmark.
         } else if long_running {
@@ -219,12 +223,18 @@ async fn read_body(headers: &HeaderMap, mut incoming: Incoming) -> Result<Bytes,
 }
 
 /// A Status as an answer, with the headers that go with it.
-pub fn status_response(status: &Status) -> Response<Body> {
+pub fn status_response(status: &Status, encoding: Encoding) -> Response<Body> {
     if status.code == 404 && status.reason.is_empty() {
         return page_not_found();
     }
     let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let mut response = body::json(code, status);
+    let mut response = match encoding {
+        Encoding::Protobuf => match Message::of_value(&serde_json::json!(status)) {
+            Some(message) => body::protobuf(code, message.body()),
+            None => body::json(code, status),
+        },
+        Encoding::Json => body::json(code, status),
+    };
     let wait = status.details.as_ref().map_or(0, |details| details.retry_after_seconds);
     if wait > 0 {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait));
@@ -259,10 +269,15 @@ mod tests {
 
     #[test]
     fn statuses_become_answers() {
-        let response = status_response(&too_many_requests());
-        assert_eq!(response.status(), 429);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
-        assert_eq!(status_response(&Status::unauthorized()).status(), 401);
+        for (encoding, media_type) in
+            [(Encoding::Json, "application/json"), (Encoding::Protobuf, "application/vnd.kubernetes.protobuf")]
+        {
+            let response = status_response(&too_many_requests(), encoding);
+            assert_eq!(response.status(), 429);
+            assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+            assert_eq!(response.headers()[header::CONTENT_TYPE], media_type);
+            assert_eq!(status_response(&Status::unauthorized(), encoding).status(), 401);
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use quorate_proto::status::Status;
 use crate::authn::User;
 
 pub use body::Body;
-pub use negotiate::Form;
+pub use negotiate::{Encoding, Form};
 pub use query::Query;
 pub use request_info::RequestInfo;
 
@@ -35,6 +35,7 @@ pub struct ApiRequest {
     pub user: User,
     /// The form in which the client wants the answer.
     pub form: Form,
+    pub encoding: Encoding,
     /// At most [`body::LIMIT_BYTES`] long.
     pub body: Bytes,
 }

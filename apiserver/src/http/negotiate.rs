@@ -1,13 +1,14 @@
 //! Which form of an answer a client takes, and which form its body has.
 //!
-//! Bodies may be JSON, YAML or protobuf, answers are JSON; a client that takes nothing
-//! but protobuf is told so in upstream's words, and falls back or fails clearly.
+//! Bodies may be JSON, YAML or protobuf, answers are JSON or protobuf. As upstream, what
+//! cannot be served is passed over: tables have no protobuf form, so a client that asks for
+//! a table in protobuf gets its next wish.
 
 use quorate_proto::status::Status;
 
 use crate::schema::PROTOBUF;
 
-/// How an answer about objects is written; the encoding is always JSON.
+/// What an answer says about objects.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Form {
     /// The objects as they are.
@@ -17,6 +18,21 @@ pub enum Form {
     Table { version: String },
     /// `meta.k8s.io` PartialObjectMetadata, or its list: `v1` or `v1beta1`.
     PartialObjectMetadata { version: String },
+}
+
+/// How an answer is encoded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Encoding {
+    #[default]
+    Json,
+    Protobuf,
+}
+
+/// What a client gets of what it takes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Negotiated {
+    pub form: Form,
+    pub encoding: Encoding,
 }
 
 /// One alternative of an Accept header.
@@ -39,11 +55,14 @@ impl MediaType {
         Self { essence, parameters }
     }
 
-    /// The alternatives of a header, best first: by `q`, then in their order.
+    /// The alternatives of a header, best first: by `q`, then the more specific, then in
+    /// their order.
     pub fn parse_all(header: &str) -> Vec<Self> {
         let mut all: Vec<Self> = header.split(',').filter(|part| !part.trim().is_empty()).map(Self::parse).collect();
         // A stable sort keeps the client's order among equals.
-        all.sort_by_key(|media| std::cmp::Reverse(media.quality_thousandths()));
+        all.sort_by_key(|media| {
+            (std::cmp::Reverse(media.quality_thousandths()), media.essence == "*/*", media.essence.ends_with("/*"))
+        });
         all.retain(|media| media.quality_thousandths() > 0);
         all
     }
@@ -58,38 +77,83 @@ impl MediaType {
         (quality.clamp(0.0, 1.0) * 1000.0) as u32
     }
 
-    fn takes_json(&self) -> bool {
-        matches!(self.essence.as_str(), "application/json" | "application/*" | "*/*")
+    fn takes(&self, encoding: Encoding) -> bool {
+        matches!(self.essence.as_str(), "application/*" | "*/*") || self.essence == encoding.media_type()
     }
 }
 
-/// Chooses the form of an answer about objects. `stream` is true for watches.
+impl Encoding {
+    /// In the order in which a wildcard chooses.
+    const ALL: [Self; 2] = [Self::Json, Self::Protobuf];
+
+    pub fn media_type(self) -> &'static str {
+        match self {
+            Self::Json => "application/json",
+            Self::Protobuf => PROTOBUF,
+        }
+    }
+}
+
+/// Chooses the form and the encoding of an answer about objects.
 ///
 /// # Errors
 /// 406 NotAcceptable when no alternative can be served.
-pub fn response_form(accept: Option<&str>, stream: bool) -> Result<Form, Status> {
+pub fn negotiate(accept: Option<&str>) -> Result<Negotiated, Status> {
     let accept = accept.unwrap_or("").trim();
     if accept.is_empty() {
-        return Ok(Form::Object);
+        return Ok(Negotiated::default());
     }
-    let alternatives = MediaType::parse_all(accept);
-    for media in alternatives.iter().filter(|media| media.takes_json()) {
-        if media.parameter("stream").is_some_and(|value| !stream || value != "watch") {
-            continue;
-        }
-        let group = media.parameter("g").unwrap_or("");
-        let version = media.parameter("v").unwrap_or("").to_owned();
-        let known = group == "meta.k8s.io" && matches!(version.as_str(), "v1" | "v1beta1");
-        match media.parameter("as") {
-            None => return Ok(Form::Object),
-            Some("Table") if known => return Ok(Form::Table { version }),
-            Some("PartialObjectMetadata" | "PartialObjectMetadataList") if known => {
-                return Ok(Form::PartialObjectMetadata { version });
+    choices(accept).next().ok_or_else(|| not_acceptable(&Encoding::ALL.map(Encoding::media_type)))
+}
+
+/// Chooses the encoding of an answer that says why there is no other: the first one that
+/// the client takes without a transformation, else JSON.
+pub fn error_encoding(accept: Option<&str>) -> Encoding {
+    let choice = choices(accept.unwrap_or("")).find(|choice| choice.form == Form::Object);
+    choice.unwrap_or_default().encoding
+}
+
+/// Whether a client takes plain JSON: there are documents in no other encoding.
+///
+/// # Errors
+/// 406 NotAcceptable.
+pub fn check_takes_json(accept: Option<&str>) -> Result<(), Status> {
+    let accept = accept.unwrap_or("").trim();
+    let json = Negotiated::default();
+    if accept.is_empty() || choices(accept).any(|choice| choice == json) {
+        return Ok(());
+    }
+    Err(not_acceptable(&[Encoding::Json.media_type()]))
+}
+
+/// Everything in an Accept header that can be served, best first.
+fn choices(accept: &str) -> impl Iterator<Item = Negotiated> {
+    MediaType::parse_all(accept).into_iter().flat_map(|media| {
+        Encoding::ALL.into_iter().filter_map(move |encoding| {
+            let form = if media.takes(encoding) { form(&media, encoding)? } else { return None };
+            Some(Negotiated { form, encoding })
+        })
+    })
+}
+
+/// The form that `media` asks for; `None` when there is none such in this encoding.
+fn form(media: &MediaType, encoding: Encoding) -> Option<Form> {
+    if !matches!(media.parameter("stream"), None | Some("" | "watch")) {
+        return None;
+    }
+    let wish = ["as", "g", "v"].map(|name| media.parameter(name));
+    match wish {
+        [None, None, None] => Some(Form::Object),
+        [Some(kind), Some("meta.k8s.io"), Some(version @ ("v1" | "v1beta1"))] => {
+            let version = version.to_owned();
+            match kind {
+                "Table" => (encoding == Encoding::Json).then_some(Form::Table { version }),
+                "PartialObjectMetadata" | "PartialObjectMetadataList" => Some(Form::PartialObjectMetadata { version }),
+                _ => None,
             }
-            Some(_) => {}
         }
+        _ => None,
     }
-    Err(not_acceptable(&["application/json", "application/json;stream=watch"]))
 }
 
 /// Upstream's answer to an Accept header that names nothing we write.
@@ -140,37 +204,98 @@ mod tests {
 
     const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
 
-    #[track_caller]
-    fn check(accept: &str, stream: bool, expected: Form) {
-        assert_eq!(response_form(Some(accept), stream), Ok(expected), "{accept}");
+    const METADATA: &str = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json";
+
+    fn table(version: &str) -> Form {
+        Form::Table { version: version.to_owned() }
+    }
+
+    fn metadata(version: &str) -> Form {
+        Form::PartialObjectMetadata { version: version.to_owned() }
     }
 
     #[test]
     fn the_best_servable_form_is_chosen() {
-        let table = Form::Table { version: "v1".to_owned() };
-        check(TABLE, false, table.clone());
-        check("application/json;q=0.1, application/json;as=Table;g=meta.k8s.io;v=v1;q=0.9", false, table);
-        check("*/*", false, Form::Object);
-        check("application/vnd.kubernetes.protobuf, application/json", false, Form::Object);
-        check("application/json;stream=watch", true, Form::Object);
+        use Encoding::{Json, Protobuf};
+
+        #[track_caller]
+        fn check(accept: &str, form: Form, encoding: Encoding) {
+            assert_eq!(negotiate(Some(accept)), Ok(Negotiated { form, encoding }), "{accept}");
+        }
+        check("", Form::Object, Json);
+        check("*/*", Form::Object, Json);
+        check("application/*", Form::Object, Json);
+        check(TABLE, table("v1"), Json);
         check(
-            "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
-            false,
-            Form::PartialObjectMetadata { version: "v1".to_owned() },
+            "application/json;q=0.1, application/json;as=Table;g=meta.k8s.io;v=v1beta1;q=0.9",
+            table("v1beta1"),
+            Json,
         );
-        assert_eq!(response_form(None, false), Ok(Form::Object));
+        check("application/json;stream=watch", Form::Object, Json);
+        check("application/vnd.kubernetes.protobuf", Form::Object, Protobuf);
+        check("Application/Vnd.Kubernetes.Protobuf; q=1", Form::Object, Protobuf);
+        check("application/vnd.kubernetes.protobuf;stream=watch", Form::Object, Protobuf);
+        check("application/vnd.kubernetes.protobuf,application/json", Form::Object, Protobuf);
+        check("application/json, application/vnd.kubernetes.protobuf", Form::Object, Json);
+        check("*/*, application/vnd.kubernetes.protobuf", Form::Object, Protobuf);
+        check("application/vnd.kubernetes.protobuf;q=0.4, application/json;q=0.5", Form::Object, Json);
+        check("application/vnd.kubernetes.protobuf;q=0, application/json", Form::Object, Json);
+        check("application/cbor, application/vnd.kubernetes.protobuf", Form::Object, Protobuf);
+        check(METADATA, metadata("v1"), Protobuf);
+        check("application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1beta1", metadata("v1beta1"), Json);
+        // Tables have no protobuf form: the next alternative counts.
+        check(&format!("application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,{TABLE}"), table("v1"), Json);
+        check(
+            "application/vnd.kubernetes.protobuf;as=Table;v=v1;g=meta.k8s.io,application/vnd.kubernetes.protobuf",
+            Form::Object,
+            Protobuf,
+        );
+        assert_eq!(negotiate(None), Ok(Negotiated::default()));
     }
 
     #[test]
     fn what_cannot_be_written_is_406() {
         for accept in [
-            "application/vnd.kubernetes.protobuf",
             "text/plain",
             "application/json;q=0",
+            "application/json;stream=follow",
             "application/json;as=Table;g=meta.k8s.io;v=v9",
+            "application/json;as=Chair;g=meta.k8s.io;v=v1",
+            "application/json;as=Table",
+            "application/json;g=meta.k8s.io;v=v1",
+            "application/vnd.kubernetes.protobuf;as=Table;g=meta.k8s.io;v=v1",
         ] {
-            assert_eq!(response_form(Some(accept), false).unwrap_err().code, 406, "{accept}");
+            let status = negotiate(Some(accept)).unwrap_err();
+            assert_eq!((status.code, status.reason.as_str()), (406, "NotAcceptable"), "{accept}");
+            assert_eq!(
+                status.message,
+                "only the following media types are accepted: application/json, application/vnd.kubernetes.protobuf"
+            );
         }
+    }
+
+    #[test]
+    fn errors_are_never_transformed() {
+        for (accept, expected) in [
+            ("application/vnd.kubernetes.protobuf,application/json", Encoding::Protobuf),
+            (TABLE, Encoding::Json),
+            (METADATA, Encoding::Json),
+            ("application/vnd.kubernetes.protobuf;stream=watch", Encoding::Protobuf),
+            ("text/plain", Encoding::Json),
+            ("", Encoding::Json),
+        ] {
+            assert_eq!(error_encoding(Some(accept)), expected, "{accept}");
+        }
+        assert_eq!(error_encoding(None), Encoding::Json);
+    }
+
+    #[test]
+    fn some_documents_are_json_alone() {
+        for accept in [None, Some(""), Some("*/*"), Some("application/vnd.kubernetes.protobuf, application/json")] {
+            assert_eq!(check_takes_json(accept), Ok(()), "{accept:?}");
+        }
+        let refused = check_takes_json(Some("application/vnd.kubernetes.protobuf")).unwrap_err();
+        assert_eq!(refused.message, "only the following media types are accepted: application/json");
     }
 
     #[test]

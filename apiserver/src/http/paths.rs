@@ -28,7 +28,7 @@ const GIT_VERSION: &str = concat!("v1.35.0+quorate.", env!("CARGO_PKG_VERSION"))
 const IMMUTABLE_SECONDS: i64 = 365 * 24 * 3600;
 
 /// What `/` lists, beside discovery and the checks.
-const INDEX: [&str; 12] = [
+const INDEX: [&str; 13] = [
     "/.well-known/openid-configuration",
     "/api",
     "/api/v1",
@@ -36,6 +36,7 @@ const INDEX: [&str; 12] = [
     "/healthz",
     "/livez",
     "/metrics",
+    "/openapi/v2",
     "/openapi/v3",
     "/openapi/v3/",
     "/openid/v1/jwks",
@@ -161,7 +162,7 @@ fn discover(defs: &[&ResourceDef], path: &str, server_address: &str, headers: &H
         _ => None,
     };
     let Some(document) = document else { return Ok(page_not_found()) };
-    negotiate::response_form(text(headers, header::ACCEPT), false)?;
+    negotiate::check_takes_json(text(headers, header::ACCEPT))?;
     Ok(body::json_bytes(StatusCode::OK, document))
 }
 
@@ -185,7 +186,28 @@ fn aggregated_version(headers: &HeaderMap) -> Option<AggregatedVersion> {
     None
 }
 
+/// The media type of OpenAPI v2 in protobuf, and the older one: an `@` is no part of a
+/// media type, so that answers do not have it.
+const OPEN_API_V2: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
+const OPEN_API_V2_OLD: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+fn open_api_v2(headers: &HeaderMap) -> Answer {
+    let document = openapi::v2_document();
+    for media in MediaType::parse_all(text(headers, header::ACCEPT).unwrap_or("*/*")) {
+        let (bytes, content_type) = match media.essence.as_str() {
+            "application/json" | "application/*" | "*/*" => (&document.json, "application/json"),
+            OPEN_API_V2 | OPEN_API_V2_OLD => (&document.protobuf, OPEN_API_V2),
+            _ => continue,
+        };
+        return Ok(tagged(bytes.clone(), content_type, &document.hash, headers));
+    }
+    Err(negotiate::not_acceptable(&["application/json", OPEN_API_V2]))
+}
+
 fn open_api(path: &str, query: &Query, headers: &HeaderMap) -> Answer {
+    if path == "/openapi/v2" {
+        return open_api_v2(headers);
+    }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(page_not_found()) };
     let json_taken = MediaType::parse_all(text(headers, header::ACCEPT).unwrap_or("*/*"))
         .iter()
@@ -278,6 +300,26 @@ mod tests {
         assert_eq!(aggregated_version(&accept("application/json")), None);
         assert_eq!(aggregated_version(&accept("*/*")), None);
         assert_eq!(aggregated_version(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn version_2_comes_in_the_encoding_that_is_asked_for() {
+        #[track_caller]
+        fn check(asked: &'static str, expected: &str) -> HeaderMap {
+            let headers = open_api("/openapi/v2", &Query::default(), &accept(asked)).unwrap().headers().clone();
+            assert_eq!(headers[header::CONTENT_TYPE], expected, "{asked}");
+            headers
+        }
+        let json = check("application/json", "application/json");
+        check("*/*", "application/json");
+        // What kubectl 1.20 asks for, and its successors.
+        let old = check("application/com.github.proto-openapi.spec.v2@v1.0+protobuf", OPEN_API_V2);
+        check("application/com.github.proto-openapi.spec.v2.v1.0+protobuf", OPEN_API_V2);
+        assert_eq!(json[header::ETAG], old[header::ETAG]);
+        let refused = open_api("/openapi/v2", &Query::default(), &accept("text/plain")).err().unwrap();
+        assert_eq!(refused.code, 406);
+        let headers = [(header::IF_NONE_MATCH, json[header::ETAG].clone())].into_iter().collect();
+        assert_eq!(open_api("/openapi/v2", &Query::default(), &headers).unwrap().status(), 304);
     }
 
     #[test]

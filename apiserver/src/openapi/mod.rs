@@ -1,11 +1,14 @@
-//! What the server says of its types and paths: OpenAPI v3.
+//! What the server says of its types and paths: OpenAPI v3, and v2 for older clients.
 //!
-//! Documents are made when they are asked for and not kept: clients keep them by
-//! their hash. The schemas, with all their words, rest compressed in the binary.
+//! Documents of v3 are made when they are asked for and not kept: clients keep them by
+//! their hash. The one of v2 is kept once somebody has asked, because those who read it ask
+//! again and again. The schemas, with all their words, rest compressed in the binary.
 
 mod definitions;
 mod document;
+mod gnostic;
 mod operations;
+mod v2;
 
 use std::sync::OnceLock;
 
@@ -21,6 +24,27 @@ pub struct Document {
     pub json: Bytes,
     /// Changes whenever the document does; the `hash` of its address in the index.
     pub hash: String,
+}
+
+/// The document of all groups in version 2, in both of its encodings.
+#[derive(Debug)]
+pub struct DocumentV2 {
+    pub json: Bytes,
+    /// In the messages of gnostic.
+    pub protobuf: Bytes,
+    /// The hash of the JSON, which stands for both.
+    pub hash: String,
+}
+
+/// The document of version 2, made at the first call: a tenth of a second.
+pub fn v2_document() -> &'static DocumentV2 {
+    static DOCUMENT: OnceLock<DocumentV2> = OnceLock::new();
+    DOCUMENT.get_or_init(|| {
+        let document = v2::render(&definitions::load());
+        let json = Bytes::from(document.to_string());
+        let hash = hex(&Sha256::digest(&json));
+        DocumentV2 { json, protobuf: Bytes::from(gnostic::document(&document)), hash }
+    })
 }
 
 /// The body of `/openapi/v3`: an address with a hash for each group and version.
@@ -121,6 +145,27 @@ mod tests {
             }
             assert!(!text.contains("#/definitions/"), "{path}");
         }
+    }
+
+    #[test]
+    fn version_2_has_everything_and_refers_to_nothing_else() {
+        let own: Value = serde_json::from_slice(&v2_document().json).unwrap();
+        let definitions = own["definitions"].as_object().unwrap();
+        let text = own.to_string();
+        assert!(!text.contains("#/components/schemas/") && !text.contains("\"requestBody\""));
+        for part in text.split("\"#/definitions/").skip(1) {
+            let name = part.split('"').next().unwrap();
+            assert!(definitions.contains_key(name), "{name} is missing");
+        }
+        for (path, _) in hashes() {
+            let document = parse(path);
+            let paths = document["paths"].as_object().unwrap();
+            assert!(paths.keys().all(|path| own["paths"].get(path).is_some()), "{path}");
+            let schemas = document["components"]["schemas"].as_object().unwrap();
+            assert!(schemas.keys().all(|name| definitions.contains_key(name)), "{path}");
+        }
+        assert_eq!(v2_document().hash, hex(&Sha256::digest(&v2_document().json)));
+        assert!(!v2_document().protobuf.is_empty());
     }
 
     #[test]

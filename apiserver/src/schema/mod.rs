@@ -7,8 +7,11 @@ mod types;
 mod walk;
 
 pub use parse::{Parsed, parse_json, parse_yaml};
-pub use protobuf::{PROTOBUF, decode_protobuf, encode_protobuf};
+pub(crate) use protobuf::Writer as ProtobufWriter;
+pub use protobuf::{Message, PROTOBUF, decode_protobuf, encode_list, message_of, partial_message};
 pub use resources::{ResourceDef, SubresourceDef, Verb, resource, resource_for_kind, resources};
+#[cfg(test)]
+pub(crate) use types::types;
 pub use types::{Field, Kind, ListType, Patch, Type, TypeId, definition_name, type_for_kind, type_named};
 pub use walk::{apply_defaults, decode, decode_kind};
 

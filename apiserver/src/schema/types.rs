@@ -111,6 +111,12 @@ pub fn type_for_kind(group: &str, version: &str, kind: &str) -> Option<&'static 
     type_named(&definition_name(group, version, kind))
 }
 
+/// The whole table.
+#[cfg(test)]
+pub(crate) fn types() -> &'static [Type] {
+    &TYPES
+}
+
 /// Under which name upstream's OpenAPI defines a kind.
 pub fn definition_name(group: &str, version: &str, kind: &str) -> String {
     // These belong to apimachinery, whatever group a request gives them.

@@ -1,5 +1,5 @@
 //! JSON into protobuf. The objects come from this server: what does not fit the table
-//! is left out.
+//! is left out. Fields are in the order of their numbers, as upstream writes them.
 
 use std::collections::BTreeMap;
 
@@ -9,34 +9,56 @@ use jiff::Timestamp;
 use serde_json::{Map, Value};
 
 use super::wire::Writer;
+use super::zero;
 use crate::schema::types::{Field, Kind, Type, type_named};
 
 const SCHEMA: &str = "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps";
 
-/// Writes an object of type `own`.
-pub(super) fn message(own: &'static Type, object: &Map<String, Value>) -> Writer {
-    let present: Vec<(&[u32], &'static Field, &Value)> = object
-        .iter()
-        .filter_map(|(name, value)| {
-            let field = own.field(name)?;
-            (!field.tags.is_empty() && !value.is_null()).then_some((field.tags, field, value))
-        })
-        .collect();
-    level(present)
+/// Stands for a field that JSON lacks and protobuf has.
+static ABSENT: Value = Value::Null;
+
+/// What goes into a message: a field, or the head of a message that JSON inlines.
+#[derive(Clone, Copy)]
+struct Entry<'a> {
+    tags: &'static [u32],
+    field: Option<(&'static Field, &'a Value)>,
 }
 
-/// Writes fields in the order of their numbers; those that share the head of a longer
-/// path go into the message that JSON inlines.
-fn level(present: Vec<(&[u32], &'static Field, &Value)>) -> Writer {
-    let mut by_tag: BTreeMap<u32, Vec<(&[u32], &'static Field, &Value)>> = BTreeMap::new();
-    for (tags, field, value) in present {
-        by_tag.entry(tags[0]).or_default().push((&tags[1..], field, value));
+/// Writes an object of type `own`.
+pub(super) fn message(own: &'static Type, object: &Map<String, Value>) -> Writer {
+    let mut entries: Vec<Entry<'_>> = Vec::with_capacity(object.len() + 4);
+    for field in own.fields.iter().filter(|field| !field.tags.is_empty()) {
+        // Go embeds these by value, so that they are written even when they hold nothing.
+        for length in 1..field.tags.len() {
+            let tags = &field.tags[..length];
+            if !entries.iter().any(|entry| entry.tags == tags) {
+                entries.push(Entry { tags, field: None });
+            }
+        }
+        match object.get(field.name).filter(|value| !value.is_null()) {
+            Some(value) => entries.push(Entry { tags: field.tags, field: Some((field, value)) }),
+            None if zero::is_held(own, field) => {
+                entries.push(Entry { tags: field.tags, field: Some((field, &ABSENT)) });
+            }
+            None => {}
+        }
     }
+    entries.sort_by_key(|entry| entry.tags);
+    level(&entries, 0)
+}
+
+/// Writes entries, which are in the order of their tags and agree in the first `depth`
+/// of them.
+fn level(entries: &[Entry<'_>], depth: usize) -> Writer {
     let mut writer = Writer::default();
-    for (tag, entries) in by_tag {
-        match entries[..] {
-            [([], field, value)] => write_field(&mut writer, tag, field, value),
-            _ => writer.message(tag, level(entries.into_iter().filter(|(rest, ..)| !rest.is_empty()).collect())),
+    for group in entries.chunk_by(|a, b| a.tags[depth] == b.tags[depth]) {
+        let tag = group[0].tags[depth];
+        match group[0].field {
+            Some((field, value)) if group[0].tags.len() == depth + 1 => write_field(&mut writer, tag, field, value),
+            _ => {
+                let heads = group.partition_point(|entry| entry.tags.len() == depth + 1);
+                writer.message(tag, level(&group[heads..], depth + 1));
+            }
         }
     }
     writer
@@ -69,6 +91,8 @@ fn write_field(writer: &mut Writer, tag: u32, field: &Field, value: &Value) {
 
 fn write_value(writer: &mut Writer, tag: u32, kind: Kind, value: &Value) {
     match (kind, value) {
+        (Kind::Object(id), Value::Null) => writer.message(tag, message(id.get(), &Map::new())),
+        (Kind::Time | Kind::MicroTime | Kind::RawObject, Value::Null) => writer.message(tag, Writer::default()),
         (Kind::String, Value::String(text)) => writer.bytes(tag, text.as_bytes()),
         (Kind::Bytes, Value::String(text)) => writer.bytes(tag, &STANDARD.decode(text).unwrap_or_default()),
         (Kind::Bool, Value::Bool(truth)) => writer.integer(tag, i64::from(*truth)),

@@ -1,12 +1,23 @@
 use serde_json::json;
 
+use super::samples::{Extent, kinds, sample};
+use super::wire::Writer;
 use super::*;
 
 /// What is written reads back the same.
 #[track_caller]
 fn check(object: Value) {
-    let bytes = encode_protobuf(&object).expect("the kind has a schema");
+    let bytes = Message::of_value(&object).expect("the kind has a schema").body();
     assert_eq!(decode_protobuf(&bytes).unwrap(), object);
+}
+
+#[test]
+fn every_kind_survives_the_way_there_and_back() {
+    for (group, version, kind) in kinds() {
+        for extent in [Extent::Minimal, Extent::Maximal] {
+            check(sample(group, version, kind, extent));
+        }
+    }
 }
 
 #[test]
@@ -27,7 +38,7 @@ fn objects_survive_the_way_there_and_back() {
             "volumes": [{"name": "v", "emptyDir": {}}, {"name": "w", "configMap": {"name": "m", "defaultMode": 0}}],
             "terminationGracePeriodSeconds": 0,
             "securityContext": {"runAsUser": 0, "supplementalGroups": [1, -2, 4_294_967_296_i64]},
-            "ephemeralContainers": [{"name": "e", "image": "i", "targetContainerName": "c"}],
+            "ephemeralContainers": [{"name": "e", "image": "i", "targetContainerName": "c", "resources": {}}],
         },
         "status": {},
     }));
@@ -53,7 +64,8 @@ fn objects_survive_the_way_there_and_back() {
                           "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": {
                               "type": "object", "maximum": 1.5, "enum": ["a", 1],
                               "properties": {"a": {"items": {"type": "string"}}, "b": {"additionalProperties": false},
-                                             "c": {"additionalProperties": {"type": "integer"}, "default": {"x": 1}}}}}}]}}));
+                                             "c": {"additionalProperties": {"type": "integer"}, "default": {"x": 1}}}}}}]},
+                 "status": {"acceptedNames": {}}}));
 }
 
 /// Bodies that kubectl 1.32.4 sent for `create namespace demo` and its like.
@@ -95,9 +107,10 @@ fn zeros_that_go_writes_are_dropped() {
 
 #[test]
 fn malformed_bodies_are_refused() {
-    let whole = encode_protobuf(&json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "creationTimestamp": "2024-01-02T03:04:05Z"},
+    let whole = Message::of_value(&json!({"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a", "creationTimestamp": "2024-01-02T03:04:05Z"},
         "spec": {"containers": [{"name": "c", "ports": [{"containerPort": 1}]}]}}))
-    .unwrap();
+    .unwrap()
+    .body();
     for end in 0..whole.len() {
         // No prefix panics; those that end between fields are shorter objects.
         let _ = decode_protobuf(&whole[..end]);

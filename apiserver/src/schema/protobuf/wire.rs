@@ -96,6 +96,11 @@ impl<'a> Reader<'a> {
         if self.rest.is_empty() { Ok(None) } else { Ok(Some(self.varint()?.cast_signed())) }
     }
 
+    /// How many bytes are left.
+    pub(super) fn rest(&self) -> usize {
+        self.rest.len()
+    }
+
     fn take(&mut self, length: usize) -> Result<&'a [u8], Malformed> {
         let (taken, rest) = self.rest.split_at_checked(length).ok_or(Malformed::Truncated)?;
         self.rest = rest;
@@ -119,14 +124,41 @@ impl<'a> Reader<'a> {
     }
 }
 
+/// How many bytes a field takes whose value has `length` bytes; its number is less than 16.
+pub(super) fn field_size(length: usize) -> usize {
+    let mut size = 2;
+    let mut rest = length >> 7;
+    while rest > 0 {
+        size += 1;
+        rest >>= 7;
+    }
+    size + length
+}
+
 /// Writes the fields of one message.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     out: Vec<u8>,
 }
 
 impl Writer {
-    pub(super) fn integer(&mut self, tag: u32, value: i64) {
+    /// Goes on behind `out`.
+    pub(super) fn behind(out: Vec<u8>) -> Self {
+        Self { out }
+    }
+
+    /// Begins a field whose value are the next `length` bytes.
+    pub(super) fn head(&mut self, tag: u32, length: usize) {
+        self.varint(u64::from(tag) << 3 | 2);
+        self.varint(length as u64);
+    }
+
+    /// Bytes that are encoded already.
+    pub(super) fn raw(&mut self, bytes: &[u8]) {
+        self.out.extend_from_slice(bytes);
+    }
+
+    pub(crate) fn integer(&mut self, tag: u32, value: i64) {
         self.varint(u64::from(tag) << 3);
         self.varint(value.cast_unsigned());
     }
@@ -136,22 +168,20 @@ impl Writer {
         self.out.extend_from_slice(&value.to_bits().to_le_bytes());
     }
 
-    pub(super) fn bytes(&mut self, tag: u32, value: &[u8]) {
-        self.varint(u64::from(tag) << 3 | 2);
-        self.varint(value.len() as u64);
-        self.out.extend_from_slice(value);
+    pub(crate) fn bytes(&mut self, tag: u32, value: &[u8]) {
+        self.head(tag, value.len());
+        self.raw(value);
     }
 
-    pub(super) fn message(&mut self, tag: u32, message: Self) {
+    pub(crate) fn message(&mut self, tag: u32, message: Self) {
         self.bytes(tag, &message.out);
     }
 
-    #[cfg(test)]
     pub(super) fn size(&self) -> usize {
         self.out.len()
     }
 
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.out
     }
 
