@@ -322,6 +322,14 @@ impl Instance {
         self.db.raw_iterator_opt(options)
     }
 
+    /// About how many bytes of files the rows from `from` up to `to` take.
+    pub(super) fn file_bytes(&self, from: &[u8], to: &[u8]) -> u64 {
+        if from >= to {
+            return 0;
+        }
+        self.db.get_approximate_sizes(&[rocksdb::Range::new(from, to)]).first().copied().unwrap_or(0)
+    }
+
     /// Calls `visit` for each row from `from` up to `to` until it returns false.
     pub(super) fn scan(
         &self,

@@ -78,7 +78,10 @@ impl Listing {
         let limited = limit < usize::MAX;
         let known = if limited { instance.counts.get(request, at) } else { None };
         let keys_only = request.keys_only;
-        let mut walk = Walk::new(instance, |instance| Stored::new(instance, range::key_range(request), at, true));
+        let mut walk = Walk::new(instance, |instance| match limited {
+            true => Stored::new(instance, range::key_range(request), at, true),
+            false => Stored::all(instance, range::key_range(request), at),
+        });
         let mut first = BytesMut::new();
         let (mut keys, mut length, mut last) = (0, 0, Vec::new());
         // Where the rest begins, and how many keys come before it.

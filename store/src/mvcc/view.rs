@@ -111,6 +111,9 @@ impl<'a> Lookup<'a> {
     }
 }
 
+/// A range with more in files than this is read past the cache.
+const MOST_CACHED_BYTES: u64 = 16 << 20;
+
 /// Walks the keys of a range in the database, at one revision.
 pub(super) struct Stored<'a> {
     instance: &'a Instance,
@@ -125,8 +128,27 @@ pub(super) struct Stored<'a> {
 impl<'a> Stored<'a> {
     pub(super) fn new(instance: &'a Instance, range: KeyRange<'_>, at: i64, with_values: bool) -> Stored<'a> {
         let (from, to) = range.row_bounds();
-        let mut iterator = instance.range_iterator(&from, &to);
-        iterator.seek(&from);
+        Self::over(instance, instance.range_iterator(&from, &to), &from, at, with_values)
+    }
+
+    /// As `new`, for all of a range: a large one is read past the cache, which it would fill.
+    pub(super) fn all(instance: &'a Instance, range: KeyRange<'_>, at: i64) -> Stored<'a> {
+        let (from, to) = range.row_bounds();
+        let iterator = match instance.file_bytes(&from, &to) > MOST_CACHED_BYTES {
+            true => instance.bulk_iterator(&from, &to),
+            false => instance.range_iterator(&from, &to),
+        };
+        Self::over(instance, iterator, &from, at, true)
+    }
+
+    fn over(
+        instance: &'a Instance,
+        mut iterator: DBRawIterator<'a>,
+        from: &[u8],
+        at: i64,
+        with_values: bool,
+    ) -> Stored<'a> {
+        iterator.seek(from);
         Stored { instance, iterator, at, with_values, prefix: Vec::new(), steps: STEPS_BEFORE_SEEK }
     }
 
