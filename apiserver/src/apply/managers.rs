@@ -144,10 +144,7 @@ impl Managers {
     /// Writes managedFields in upstream's order; `None` when nobody owns anything.
     pub(super) fn encode(mut self) -> Option<Value> {
         self.entries.retain(|entry| !entry.fields.is_empty());
-        self.entries.sort_by(|a, b| {
-            let key = |entry: &Entry| (entry.manager.operation, entry.time.clone(), entry.manager.clone());
-            key(a).cmp(&key(b))
-        });
+        self.entries.sort_by_cached_key(|entry| (entry.manager.operation, entry.time.clone(), entry.manager.clone()));
         let entries: Vec<Value> = self.entries.iter().map(Entry::encode).collect();
         (!entries.is_empty()).then_some(Value::Array(entries))
     }
@@ -190,10 +187,7 @@ impl Managers {
             .partition(|entry| entry.manager.operation == Operation::Apply);
         self.entries = applied;
         let mut surplus = updates.len().saturating_sub(UPDATES_MAX);
-        updates.sort_by(|a, b| {
-            let key = |entry: &Entry| (entry.manager.name != ANCIENT, entry.time.clone(), entry.manager.clone());
-            key(a).cmp(&key(b))
-        });
+        updates.sort_by_cached_key(|entry| (entry.manager.name != ANCIENT, entry.time.clone(), entry.manager.clone()));
         // Where the oldest entry of each version is.
         let mut oldest: BTreeMap<String, usize> = BTreeMap::new();
         for entry in updates {

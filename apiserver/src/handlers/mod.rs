@@ -6,6 +6,7 @@ mod body;
 mod components;
 mod create;
 mod delete;
+mod field_manager;
 mod get;
 mod list;
 mod patch;
@@ -18,6 +19,8 @@ mod watch;
 use http::{HeaderValue, StatusCode, header};
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
+
+pub(crate) use patch::APPLY;
 
 use crate::http::{Answer, ApiRequest, RequestInfo};
 use crate::registry::context::RequestContext;
@@ -101,11 +104,7 @@ fn context(request: &ApiRequest) -> Result<RequestContext, Status> {
             )));
         }
     };
-    let agent = request.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let field_manager = match query.text("fieldManager") {
-        "" => agent.split('/').next().unwrap_or_default().to_owned(),
-        manager => manager.to_owned(),
-    };
+    let field_manager = field_manager::field_manager(request)?;
     Ok(RequestContext {
         user: request.user.clone(),
         dry_run,
