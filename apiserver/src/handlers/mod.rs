@@ -20,12 +20,12 @@ use http::{HeaderValue, StatusCode, header};
 use quorate_proto::object::Object;
 use quorate_proto::status::Status;
 
-pub(crate) use patch::APPLY;
-
 use crate::http::{Answer, ApiRequest, RequestInfo};
 use crate::registry::context::RequestContext;
 use crate::registry::{Registry, Target};
 use crate::schema::{FieldValidation, ResourceDef, resource};
+
+pub(crate) use patch::APPLY;
 
 /// Does what `request` asks for.
 ///

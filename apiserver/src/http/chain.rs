@@ -135,9 +135,7 @@ impl Chain {
         }
         Ok(())
     }
-}
 
-impl Chain {
     /// Why who may patch may not create: an apply of what is not there needs both.
     fn create_refusal(&self, user: &User, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Option<Status> {
         let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
