@@ -25,7 +25,7 @@ fn map(name: &str, data: Value) -> String {
 
 /// Applies and returns what kubectl said, which is an error if it failed.
 fn apply(kubectl: &Kubectl, flags: &[&str], object: &str) -> Result<String, String> {
-    let arguments = [&["apply", "-f", "-"], flags].concat();
+    let arguments = [&["apply", "-f", "-"][..], flags].concat();
     let output = kubectl.run_with_input(&arguments, object).map_err(|error| format!("{error:#}"))?;
     let said = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
     if output.status.success() { Ok(said(&output.stdout)) } else { Err(said(&output.stderr)) }
@@ -116,6 +116,7 @@ fn client_side_apply_is_taken_over(kubectl: &Kubectl) -> Result<()> {
     ensure!(!owners(&after).contains(&"kubectl-client-side-apply Update".to_owned()), "{after}");
     // And back: the annotation tells kubectl what the server has applied.
     applied(kubectl, &[], &map("moved", json!({"c": "1"})))?;
-    ensure!(get(kubectl, "configmap", "moved")?["data"] == json!({"c": "1"}));
+    let back = get(kubectl, "configmap", "moved")?;
+    ensure!(back["data"] == json!({"c": "1"}), "{back}");
     Ok(())
 }
