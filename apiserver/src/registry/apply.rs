@@ -102,3 +102,107 @@ fn scaled(target: Target<'_>, scale: &Value) -> Result<Value, Status> {
     }
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::PatchBody;
+    use super::super::testing::{World, def, target};
+    use super::*;
+    use crate::schema::resource;
+
+    fn of(world: &World, manager: &str) -> RequestContext {
+        RequestContext { field_manager: manager.to_owned(), ..world.context.clone() }
+    }
+
+    fn apply(config: Value, force: bool) -> PatchBody {
+        PatchBody::Apply(Apply { config, force, create_refusal: None })
+    }
+
+    impl World {
+        async fn patched(&self, manager: &str, target: Target<'_>, patch: PatchBody) -> Result<Value, Status> {
+            let written = self.registry.patch(&of(self, manager), target, &patch).await?;
+            Ok(written.object.value().as_ref().clone())
+        }
+    }
+
+    /// `manager operation subresource version` of every entry, and its fields.
+    fn owners(object: &Value) -> Vec<(String, Value)> {
+        let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+        entries
+            .map(|entry| {
+                let words = ["manager", "operation", "subresource", "apiVersion"].map(|name| text(entry, name));
+                (words.join(" "), entry["fieldsV1"].clone())
+            })
+            .collect()
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn parts_have_owners_of_their_own() {
+        let world = World::start().await;
+        let pods = def("", "pods");
+        let pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"},
+            "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        world.registry.create(&of(&world, "creator"), target(pods, ""), pod).await.unwrap();
+        let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+        let bind = Target { subresource: "binding", ..target(pods, "p") };
+        world.registry.create_subresource(&of(&world, "scheduler"), bind, binding).await.unwrap();
+        let status = Target { subresource: "status", ..target(pods, "p") };
+        let running = PatchBody::Merge(json!({"status": {"phase": "Running"}}));
+        let pod = world.patched("kubelet", status, running).await.unwrap();
+        let owners = owners(&pod);
+        assert_eq!(owners[0].0, "creator Update  v1");
+        assert_eq!(owners[1], ("kubelet Update status v1".to_owned(), json!({"f:status": {"f:phase": {}}})));
+        assert_eq!(owners.len(), 2, "nobody owns what the scheduler's binding wrote");
+        let created = &owners[0].1;
+        assert!(created["f:spec"]["f:containers"][r#"k:{"name":"c"}"#]["f:imagePullPolicy"].is_object(), "{created}");
+        assert!(created.get("f:status").is_none() && created["f:spec"].get("f:nodeName").is_none(), "{created}");
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_scale_is_a_part_too() {
+        let world = World::start().await;
+        let web = target(def("apps", "deployments"), "web");
+        let scale = Target { subresource: "scale", ..web };
+        let deployment = |replicas: u8| {
+            json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"},
+                "spec": {"replicas": replicas, "selector": {"matchLabels": {"app": "web"}},
+                    "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}}})
+        };
+        world.patched("x", web, apply(deployment(1), false)).await.unwrap();
+        let three = PatchBody::Merge(json!({"spec": {"replicas": 3}}));
+        assert_eq!(world.patched("scaler", scale, three).await.unwrap()["spec"]["replicas"], 3);
+        let conflict = world.patched("x", web, apply(deployment(1), false)).await.unwrap_err();
+        let expected = "Apply failed with 1 conflict: conflict with \"scaler\" with subresource \"scale\" using apps/v1: .spec.replicas";
+        assert_eq!(conflict.message, expected);
+        let two = json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "web"}, "spec": {"replicas": 2}});
+        let conflict = world.patched("other", scale, apply(two.clone(), false)).await.unwrap_err();
+        assert_eq!(conflict.message, expected);
+        assert_eq!(world.patched("other", scale, apply(two, true)).await.unwrap()["spec"]["replicas"], 2);
+        let deployment = world.registry.get(web, "").await.unwrap();
+        let owners = owners(deployment.value());
+        assert_eq!(owners[0].0, "other Apply scale apps/v1");
+        assert_eq!(owners[0].1, json!({"f:spec": {"f:replicas": {}}}));
+        assert_eq!(owners[1].0, "x Apply  apps/v1");
+        assert_eq!(owners.len(), 2);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_changes_in_one_version_changes_hands_in_all() {
+        let world = World::start().await;
+        let autoscalers =
+            |version: &str| target(resource("autoscaling", version, "horizontalpodautoscalers").unwrap(), "h");
+        let metric = json!({"type": "Resource", "resource": {"name": "cpu", "target": {"type": "Utilization", "averageUtilization": 80}}});
+        let autoscaler = json!({"apiVersion": "autoscaling/v2", "kind": "HorizontalPodAutoscaler", "metadata": {"name": "h"},
+            "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "web"}, "metrics": [metric]}});
+        world.patched("x", autoscalers("v2"), apply(autoscaler, false)).await.unwrap();
+        let less = PatchBody::Merge(json!({"spec": {"targetCPUUtilizationPercentage": 50}}));
+        let changed = world.patched("y", autoscalers("v1"), less).await.unwrap();
+        let owners = owners(&changed);
+        assert_eq!(owners[0].0, "x Apply  autoscaling/v2");
+        assert_eq!(owners[0].1, json!({"f:spec": {"f:maxReplicas": {}, "f:scaleTargetRef": {}}}));
+        assert_eq!(
+            owners[1],
+            ("y Update  autoscaling/v1".to_owned(), json!({"f:spec": {"f:targetCPUUtilizationPercentage": {}}}))
+        );
+    }
+}
