@@ -125,15 +125,17 @@ mod tests {
         }
     }
 
-    /// `manager operation subresource version` of every entry, and its fields.
+    /// `manager operation subresource version` of every entry, sorted, and its fields.
     fn owners(object: &Value) -> Vec<(String, Value)> {
         let entries = object["metadata"]["managedFields"].as_array().into_iter().flatten();
-        entries
+        let mut owners: Vec<(String, Value)> = entries
             .map(|entry| {
                 let words = ["manager", "operation", "subresource", "apiVersion"].map(|name| text(entry, name));
                 (words.join(" "), entry["fieldsV1"].clone())
             })
-            .collect()
+            .collect();
+        owners.sort_by(|a, b| a.0.cmp(&b.0));
+        owners
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,7 +201,10 @@ mod tests {
         let changed = world.patched("y", autoscalers("v1"), less).await.unwrap();
         let owners = owners(&changed);
         assert_eq!(owners[0].0, "x Apply  autoscaling/v2");
-        assert_eq!(owners[0].1, json!({"f:spec": {"f:maxReplicas": {}, "f:scaleTargetRef": {}}}));
+        assert_eq!(
+            owners[0].1,
+            json!({"f:spec": {"f:maxReplicas": {}, "f:scaleTargetRef": {"f:kind": {}, "f:name": {}}}})
+        );
         assert_eq!(
             owners[1],
             ("y Update  autoscaling/v1".to_owned(), json!({"f:spec": {"f:targetCPUUtilizationPercentage": {}}}))
