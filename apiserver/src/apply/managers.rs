@@ -57,11 +57,10 @@ impl Operation {
 }
 
 impl Manager {
-    pub(super) fn is(&self, other: &Self) -> bool {
-        self.name == other.name
-            && self.operation == other.operation
-            && self.subresource == other.subresource
-            && (self.operation == Operation::Apply || self.api_version == other.api_version)
+    /// What tells managers apart.
+    fn identity(&self) -> (&str, Operation, &str, &str) {
+        let api_version = if self.operation == Operation::Apply { "" } else { self.api_version.as_str() };
+        (&self.name, self.operation, &self.subresource, api_version)
     }
 }
 
@@ -132,13 +131,14 @@ impl Managers {
     /// # Errors
     /// In upstream's words, when an entry is malformed.
     pub(super) fn decode(value: &Value) -> Result<Self, String> {
-        let mut managers = Self::default();
-        for (index, value) in value.as_array().into_iter().flatten().enumerate() {
-            let entry = Entry::decode(value, index)?;
-            managers.take(&entry.manager);
-            managers.entries.push(entry);
-        }
-        Ok(managers)
+        let values = value.as_array().into_iter().flatten().enumerate();
+        let mut entries: Vec<Entry> =
+            values.map(|(index, value)| Entry::decode(value, index)).collect::<Result<_, String>>()?;
+        // Stable, so that the last one of a manager comes first.
+        entries.reverse();
+        entries.sort_by(|a, b| a.manager.identity().cmp(&b.manager.identity()));
+        entries.dedup_by(|a, b| a.manager.identity() == b.manager.identity());
+        Ok(Self { entries })
     }
 
     /// Writes managedFields in upstream's order; `None` when nobody owns anything.
@@ -155,7 +155,7 @@ impl Managers {
 
     /// Takes a manager's entry out.
     pub(super) fn take(&mut self, manager: &Manager) -> Option<Entry> {
-        let index = self.entries.iter().position(|entry| entry.manager.is(manager))?;
+        let index = self.entries.iter().position(|entry| entry.manager.identity() == manager.identity())?;
         Some(self.entries.remove(index))
     }
 
@@ -227,6 +227,13 @@ mod tests {
         let managers = Managers::decode(&json!([update("b", "v1", 2), empty, update("c", "v1", 1), applied])).unwrap();
         assert_eq!(managers.encode(), Some(json!([applied, update("c", "v1", 1), update("b", "v1", 2)])));
         assert_eq!(Managers::default().encode(), None);
+    }
+
+    #[test]
+    fn two_entries_of_one_manager_are_its_last_one() {
+        let (first, last) = (update("a", "v1", 1), update("a", "v1", 2));
+        let managers = Managers::decode(&json!([first, last])).unwrap();
+        assert_eq!(managers.encode(), Some(json!([last])));
     }
 
     #[test]
