@@ -60,7 +60,7 @@ impl Manager {
     /// What tells managers apart.
     fn identity(&self) -> (&str, Operation, &str, &str) {
         let api_version = if self.operation == Operation::Apply { "" } else { self.api_version.as_str() };
-        (&self.name, self.operation, &self.subresource, api_version)
+        (self.name.as_str(), self.operation, self.subresource.as_str(), api_version)
     }
 }
 
