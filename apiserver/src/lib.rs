@@ -2,6 +2,7 @@
 //! restart loses nothing, because all of it is behind the `Storage` trait.
 
 pub mod admission;
+mod apply;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;

@@ -1,5 +1,6 @@
 //! Whole clusters as users run them: `quorate up`, stock kubectl, real containers.
 
+mod apply;
 mod bad_input;
 mod chaos;
 mod drill;

@@ -6,6 +6,7 @@ mod body;
 mod components;
 mod create;
 mod delete;
+mod field_manager;
 mod frames;
 mod get;
 mod list;
@@ -24,6 +25,8 @@ use crate::http::{Answer, ApiRequest, RequestInfo};
 use crate::registry::context::RequestContext;
 use crate::registry::{Registry, Target};
 use crate::schema::{FieldValidation, ResourceDef, resource};
+
+pub(crate) use patch::APPLY;
 
 /// Does what `request` asks for.
 ///
@@ -102,11 +105,7 @@ fn context(request: &ApiRequest) -> Result<RequestContext, Status> {
             )));
         }
     };
-    let agent = request.headers.get(header::USER_AGENT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let field_manager = match query.text("fieldManager") {
-        "" => agent.split('/').next().unwrap_or_default().to_owned(),
-        manager => manager.to_owned(),
-    };
+    let field_manager = field_manager::field_manager(request)?;
     Ok(RequestContext {
         user: request.user.clone(),
         dry_run,

@@ -26,6 +26,7 @@ fn request(method: &str, uri: &str, content_type: &'static str, body: impl Into<
         form: Form::Object,
         encoding: Encoding::Json,
         body: body.into(),
+        create_refusal: None,
     }
 }
 
@@ -56,9 +57,8 @@ async fn requests_become_verbs() {
     let (_, patched) =
         send(&world, request("PATCH", &format!("{MAPS}/a"), "application/merge-patch+json", patch)).await.unwrap();
     assert_eq!(patched["data"]["k"], "w");
-    let apply =
-        send(&world, request("PATCH", &format!("{MAPS}/a"), "application/apply-patch+yaml", "{}")).await.unwrap_err();
-    assert_eq!((apply.code, apply.reason.as_str()), (415, "UnsupportedMediaType"));
+    let unknown = send(&world, request("PATCH", &format!("{MAPS}/a"), JSON, "{}")).await.unwrap_err();
+    assert_eq!((unknown.code, unknown.reason.as_str()), (415, "UnsupportedMediaType"));
 
     let wrong = json!({"kind": "Secret", "apiVersion": "v1", "metadata": {"name": "b"}}).to_string();
     let refused = send(&world, request("POST", MAPS, JSON, wrong)).await.unwrap_err();
@@ -225,4 +225,95 @@ async fn a_watch_in_protobuf_comes_in_frames() {
     let expired = events(&body);
     let (kind, status) = open::<Status>(&expired[0].1);
     assert_eq!((expired[0].0.as_str(), kind.as_str(), status.code), ("ERROR", "Status", Some(410)));
+
+const APPLY: &str = "application/apply-patch+yaml";
+
+fn apply(query: &str, body: impl Into<Bytes>) -> ApiRequest {
+    request("PATCH", &format!("{MAPS}/m?{query}"), APPLY, body)
+}
+
+fn config(data: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: m\ndata: {data}\n")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn configurations_are_applied() {
+    let world = World::start().await;
+    let dry = send(&world, apply("fieldManager=x&dryRun=All", config("{a: '1'}"))).await.unwrap();
+    assert_eq!(dry.0, 201);
+    let (code, created) = send(&world, apply("fieldManager=x", config("{a: '1', b: '1'}"))).await.unwrap();
+    assert_eq!((code, &created["data"]), (201, &json!({"a": "1", "b": "1"})));
+    let entry = &created["metadata"]["managedFields"][0];
+    assert_eq!(
+        (&entry["manager"], &entry["operation"], &entry["apiVersion"], &entry["fieldsType"], &entry["fieldsV1"]),
+        (&json!("x"), &json!("Apply"), &json!("v1"), &json!("FieldsV1"), &json!({"f:data": {"f:a": {}, "f:b": {}}}))
+    );
+    let (code, again) = send(&world, apply("fieldManager=x", config("{a: '1', b: '1'}"))).await.unwrap();
+    assert_eq!((code, &again), (200, &created), "nothing changes, the revision neither");
+
+    let conflict = send(&world, apply("fieldManager=y", config("{a: '2'}"))).await.unwrap_err();
+    assert_eq!(
+        (conflict.code, conflict.message.as_str()),
+        (409, "Apply failed with 1 conflict: conflict with \"x\": .data.a")
+    );
+    let (_, forced) = send(&world, apply("fieldManager=y&force=true", config("{a: '2'}"))).await.unwrap();
+    assert_eq!(forced["data"], json!({"a": "2", "b": "1"}));
+    let (_, left_out) = send(&world, apply("fieldManager=x", config("{}"))).await.unwrap();
+    assert_eq!(left_out["data"], json!({"a": "2"}));
+
+    // As kubectl hands over what it applied by itself.
+    let entries = json!([{"manager": "z", "operation": "Apply", "apiVersion": "v1", "fieldsType": "FieldsV1",
+        "time": "2024-01-01T00:00:00Z", "fieldsV1": {"f:data": {"f:a": {}}}}]);
+    let patch = json!([{"op": "replace", "path": "/metadata/managedFields", "value": entries},
+        {"op": "replace", "path": "/metadata/resourceVersion", "value": left_out["metadata"]["resourceVersion"]}]);
+    let (_, moved) =
+        send(&world, request("PATCH", &format!("{MAPS}/m"), "application/json-patch+json", patch.to_string()))
+            .await
+            .unwrap();
+    assert_eq!(moved["metadata"]["managedFields"], entries);
+    let reset = json!({"metadata": {"managedFields": []}}).to_string();
+    let (_, reset) =
+        send(&world, request("PATCH", &format!("{MAPS}/m"), "application/merge-patch+json", reset)).await.unwrap();
+    assert!(reset["metadata"].get("managedFields").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_applied_is_refused_in_upstreams_words() {
+    let world = World::start().await;
+    let refused = async |query: &str, body: String| {
+        let status = send(&world, apply(query, body)).await.unwrap_err();
+        (status.code, status.message)
+    };
+    assert_eq!(
+        refused("", config("{}")).await,
+        (
+            422,
+            "PatchOptions.meta.k8s.io \"\" is invalid: fieldManager: Required value: is required for apply patch"
+                .to_owned()
+        )
+    );
+    let wrong = config("{}").replace("v1", "v2");
+    assert_eq!(
+        refused("fieldManager=x", wrong).await,
+        (400, "Incorrect version specified in apply patch. Specified patch version: v2, expected: v1".to_owned())
+    );
+    let owned = config("{}").replace("  name: m", "  name: m\n  managedFields: []");
+    assert_eq!(refused("fieldManager=x", owned).await, (400, "metadata.managedFields must be nil".to_owned()));
+    let other = config("{}").replace("name: m", "name: other");
+    assert_eq!(
+        refused("fieldManager=x", other).await,
+        (400, "the name of the object (other) does not match the name on the URL (m)".to_owned())
+    );
+    let known = config("{}").replace("  name: m", "  name: m\n  uid: u");
+    assert_eq!(refused("fieldManager=x", known).await.0, 409);
+    assert_eq!(refused("fieldManager=x", "a: 1\na: 2".to_owned()).await.0, 400);
+    let forbidden = Status::forbidden("", "configmaps", "m", "no");
+    let request_of_other =
+        ApiRequest { create_refusal: Some(forbidden.clone()), ..apply("fieldManager=x", config("{}")) };
+    assert_eq!(send(&world, request_of_other).await.unwrap_err(), forbidden);
+    let forced = request("PATCH", &format!("{MAPS}/m?force=true"), "application/merge-patch+json", "{}");
+    assert_eq!(
+        send(&world, forced).await.unwrap_err().message,
+        "PatchOptions.meta.k8s.io \"\" is invalid: force: Forbidden: may not be specified for non-apply patch"
+    );
 }

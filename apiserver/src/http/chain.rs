@@ -82,6 +82,7 @@ impl Chain {
             negotiate::negotiate(request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()))?;
         let (parts, incoming) = request.into_parts();
         let body = read_body(&parts.headers, incoming).await?;
+        let create_refusal = self.create_refusal(&user, info, query, &parts.headers);
         let request = ApiRequest {
             method: parts.method,
             info: info.clone(),
@@ -91,6 +92,7 @@ impl Chain {
             form,
             encoding,
             body,
+            create_refusal,
         };
         handlers::handle(&self.registry, request).await
     }
@@ -132,6 +134,16 @@ impl Chain {
             self.authorizer.check(&attributes)?;
         }
         Ok(())
+    }
+
+    /// Why who may patch may not create: an apply of what is not there needs both.
+    fn create_refusal(&self, user: &User, info: &RequestInfo, query: &Query, headers: &HeaderMap) -> Option<Status> {
+        let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        if info.verb != "patch" || negotiate::MediaType::parse(content_type).essence != handlers::APPLY {
+            return None;
+        }
+        let attributes = Attributes { verb: "create".to_owned(), ..Attributes::of_request(user, info, query) };
+        self.authorizer.check(&attributes).err()
     }
 }
 

@@ -38,4 +38,6 @@ pub struct ApiRequest {
     pub encoding: Encoding,
     /// At most [`body::LIMIT_BYTES`] long.
     pub body: Bytes,
+    /// Why an apply may not create what is not there.
+    pub create_refusal: Option<Status>,
 }

@@ -148,10 +148,16 @@ fn body_operation(subject: &Subject, verb: &str, action: &str) -> Value {
 }
 
 fn patch_operation(subject: &Subject) -> Value {
-    let mut value = operation(subject, "patch", "patch", &write_parameters(), response(&subject.definition));
+    let mut parameters = write_parameters();
+    parameters.push(query("force", "boolean", "Of server-side apply: takes over fields that others own."));
+    let mut value = operation(subject, "patch", "patch", &parameters, response(&subject.definition));
     let body = json!({"schema": reference(PATCH)});
-    let types =
-        ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+    let types = [
+        "application/apply-patch+yaml",
+        "application/json-patch+json",
+        "application/merge-patch+json",
+        "application/strategic-merge-patch+json",
+    ];
     let content: Map<String, Value> = types.iter().map(|media| ((*media).to_owned(), body.clone())).collect();
     value["requestBody"] = json!({"content": content, "required": true});
     value

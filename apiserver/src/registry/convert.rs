@@ -6,7 +6,7 @@ use quorate_proto::object::Object;
 use quorate_proto::status::Status;
 use serde_json::{Map, Value, json};
 
-use crate::schema::{ResourceDef, resource};
+use crate::schema::{ResourceDef, resource, resources};
 
 /// The resource in whose version objects of `def` are stored.
 pub(super) fn storage_def(def: &'static ResourceDef) -> &'static ResourceDef {
@@ -62,6 +62,18 @@ pub(super) fn value_to_storage(def: &'static ResourceDef, mut value: Value) -> V
     }
     value["apiVersion"] = stored.api_version().into();
     value
+}
+
+/// An object of `def` as the same resource has it in another version, if that is served.
+pub(super) fn to_version(
+    def: &'static ResourceDef,
+    value: &Value,
+    api_version: &str,
+) -> Option<(&'static ResourceDef, Value)> {
+    let stored = storage_def(def);
+    let is_that = |other: &ResourceDef| other.resource == def.resource && other.api_version() == api_version;
+    let other = resources().iter().find(|other| is_that(other) && std::ptr::eq(storage_def(other), stored))?;
+    Some((other, value_from_storage(other, value_to_storage(def, value.clone()))))
 }
 
 /// The same fields in core/v1 and in events.k8s.io/v1.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::allocate::Claims;
 use super::context::RequestContext;
+use super::ownership::{self, Ownership};
 use super::status::{not_supported, of_storage};
 use super::strategy::{self, child, has_generation, remove, set, strategy};
 use super::validation::{Errors, check_metadata};
@@ -43,6 +44,17 @@ impl Registry {
         target: Target<'_>,
         object: Value,
     ) -> Result<Arc<Object>, Status> {
+        self.create_owned(context, target, object, Ownership::Track).await
+    }
+
+    /// As [`Registry::create`], also for what was applied.
+    pub(super) async fn create_owned(
+        &self,
+        context: &RequestContext,
+        target: Target<'_>,
+        object: Value,
+        ownership: Ownership,
+    ) -> Result<Arc<Object>, Status> {
         let def = target.def;
         if def.storage_prefix.is_empty() {
             let answer = self.create_virtual(context, target, object).await?;
@@ -54,7 +66,7 @@ impl Registry {
         let generates = object["metadata"]["name"].as_str().is_none_or(str::is_empty);
         let mut attempt = 1;
         loop {
-            let outcome = self.create_once(context, target, object.clone()).await;
+            let outcome = self.create_once(context, target, object.clone(), ownership).await;
             match outcome {
                 Err(status) if status.is_already_exists() && generates && attempt < NAME_ATTEMPTS => attempt += 1,
                 outcome => return outcome,
@@ -84,9 +96,11 @@ impl Registry {
         context: &RequestContext,
         target: Target<'_>,
         mut object: Value,
+        ownership: Ownership,
     ) -> Result<Arc<Object>, Status> {
         let def = target.def;
         let strategy = strategy(def);
+        let given = remove(child(&mut object, "metadata"), "managedFields");
         stamp(&mut object, target)?;
         let name = strategy::text(&object["metadata"], "name").to_owned();
         if def.namespaced {
@@ -94,6 +108,8 @@ impl Registry {
         }
         apply_defaults(def, &mut object);
         strategy.default(&mut object);
+        // As upstream: what admission adds belongs to nobody.
+        ownership::record_new(context, target, ownership, &mut object, given);
         if let Some(admission) = self.admission() {
             let attributes = attributes(context, target, &name, Operation::Create);
             admission.mutate(attributes, &mut object, None).await?;
@@ -246,14 +262,7 @@ fn stamp(object: &mut Value, target: Target<'_>) -> Result<(), Status> {
     } else {
         remove(metadata, "namespace");
     }
-    for field in [
-        "resourceVersion",
-        "selfLink",
-        "managedFields",
-        "deletionTimestamp",
-        "deletionGracePeriodSeconds",
-        "generation",
-    ] {
+    for field in ["resourceVersion", "selfLink", "deletionTimestamp", "deletionGracePeriodSeconds", "generation"] {
         remove(metadata, field);
     }
     let prefix = strategy::text(metadata, "generateName");

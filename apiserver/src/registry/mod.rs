@@ -5,6 +5,7 @@
 //! cache; writes are optimistic transactions on the store.
 
 mod allocate;
+mod apply;
 mod apps;
 mod batch;
 mod compactor;
@@ -15,6 +16,7 @@ mod create;
 pub(crate) mod delete;
 pub mod hooks;
 mod misc;
+mod ownership;
 mod read;
 mod report;
 pub(crate) mod status;
@@ -25,7 +27,7 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod update;
-mod validation;
+pub(crate) mod validation;
 
 use std::collections::HashMap;
 use std::ops::RangeInclusive;
@@ -42,6 +44,7 @@ use crate::storage::Storage;
 use crate::watch_cache::WatchCache;
 use hooks::VirtualResource;
 
+pub use apply::Apply;
 pub use delete::{DeleteRequest, Deleted};
 pub use read::{ListQuery, Listed, WatchQuery, Watching};
 pub use update::{PatchBody, Written};

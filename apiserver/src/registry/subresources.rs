@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::context::RequestContext;
 use super::create::now;
 use super::delete::DeleteRequest;
+use super::ownership::Ownership;
 use super::status::{not_found, not_supported};
 use super::strategy::{child, items, remove, set, text};
 use super::update::{PatchBody, Written};
@@ -69,6 +70,7 @@ impl Registry {
             PatchBody::Json(patch) => crate::patch::json(scale, patch),
             // A Scale has no lists of objects: both merges do the same.
             PatchBody::Merge(patch) | PatchBody::Strategic(patch) => crate::patch::merge(scale, patch),
+            PatchBody::Apply(_) => Err(Status::internal("an applied configuration is no patch")),
         };
         self.change_scale(context, target, &make).await
     }
@@ -106,7 +108,7 @@ impl Registry {
             }
             Ok(object)
         };
-        let object = self.change(context, target, &change).await?;
+        let object = self.change(context, target, &change, Ownership::Track).await?;
         Ok(Written { object: scale_object(&object)?, created: false })
     }
 
@@ -166,7 +168,7 @@ impl Registry {
             set_condition(child(&mut pod, "status"), "PodScheduled");
             Ok(pod)
         };
-        self.change(context, Target { subresource: "binding", ..target }, &change).await?;
+        self.change(context, Target { subresource: "binding", ..target }, &change, Ownership::Keep).await?;
         let status = Status { code: 201, ..Status::success() };
         serde_json::to_value(status).map_err(Status::internal)
     }
@@ -253,7 +255,7 @@ impl Registry {
             set(child(status, "disruptedPods"), &pod.meta().name, now());
             Ok(budget)
         };
-        self.change(context, target, &change).await.map(drop)
+        self.change(context, target, &change, Ownership::Keep).await.map(drop)
     }
 
     /// Answers `POST bindings`: the old path for what `pods/binding` does.
@@ -286,7 +288,7 @@ fn set_condition(status: &mut Value, kind: &str) {
     set(status, "conditions", conditions);
 }
 
-fn scale_object(object: &Object) -> Result<Arc<Object>, Status> {
+pub(super) fn scale_object(object: &Object) -> Result<Arc<Object>, Status> {
     Object::from_value(&scale_value(object.value()), object.revision()).map(Arc::new).map_err(Status::internal)
 }
 

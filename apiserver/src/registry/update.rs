@@ -7,8 +7,10 @@ use quorate_proto::object::Object;
 use quorate_proto::status::Status;
 use serde_json::{Value, json};
 
+use super::apply::Apply;
 use super::context::RequestContext;
 use super::create::attributes;
+use super::ownership::{self, Ownership};
 use super::read::parse_revision;
 use super::status::{not_found, not_supported, of_storage};
 use super::strategy::{self, child, has_generation, remove, set, strategy};
@@ -19,7 +21,7 @@ use crate::schema::{Verb, apply_defaults, decode};
 use crate::storage::{Condition, StorageError, Transaction, Write};
 
 /// How often a change is tried against newer and newer versions. Upstream's number for patches.
-const ATTEMPTS: usize = 6;
+pub(super) const ATTEMPTS: usize = 6;
 
 /// A change described instead of a whole object.
 #[derive(Clone, Debug)]
@@ -30,6 +32,8 @@ pub enum PatchBody {
     Merge(Value),
     /// Kubernetes' merge by keys.
     Strategic(Value),
+    /// Server-side apply.
+    Apply(Apply),
 }
 
 /// What a write left behind.
@@ -68,7 +72,7 @@ impl Registry {
         if !unconditional {
             parse_revision(&version)?;
         }
-        let replaced = self.change(context, target, &|_current| Ok(object.clone())).await;
+        let replaced = self.change(context, target, &|_current| Ok(object.clone()), Ownership::Track).await;
         match replaced {
             Err(status)
                 if status.is_not_found()
@@ -93,6 +97,9 @@ impl Registry {
         target: Target<'_>,
         patch: &PatchBody,
     ) -> Result<Written, Status> {
+        if let PatchBody::Apply(apply) = patch {
+            return self.apply(context, target, apply).await;
+        }
         if target.subresource == "scale" {
             return self.patch_scale(context, target, patch).await;
         }
@@ -103,6 +110,7 @@ impl Registry {
                 PatchBody::Json(patch) => crate::patch::json(current, patch),
                 PatchBody::Merge(patch) => crate::patch::merge(current, patch),
                 PatchBody::Strategic(patch) => crate::patch::strategic(current, patch, target.def),
+                PatchBody::Apply(_) => Err(Status::internal("an applied configuration is no patch")),
             }?;
             check_identity(target, &patched)?;
             for warning in decode(target.def, &mut patched, mode)? {
@@ -110,7 +118,7 @@ impl Registry {
             }
             Ok(patched)
         };
-        Ok(Written { object: self.change(context, target, &make).await?, created: false })
+        Ok(Written { object: self.change(context, target, &make, Ownership::Track).await?, created: false })
     }
 
     /// Makes a change of the newest version, again when somebody else was faster.
@@ -119,6 +127,7 @@ impl Registry {
         context: &RequestContext,
         target: Target<'_>,
         make: Make<'_>,
+        ownership: Ownership,
     ) -> Result<Arc<Object>, Status> {
         // Memory first: most of the time it is the newest, and the store says when not.
         let mut current = self.cache().of(target.def)?.get(&target.relative_key());
@@ -131,7 +140,7 @@ impl Registry {
                 (current, is_newest) = (self.read(target).await?, true);
                 continue;
             };
-            match self.change_once(context, target, object, make, is_newest).await {
+            match self.change_once(context, target, object, make, ownership, is_newest).await {
                 Ok(object) => return convert::from_storage(target.def, object),
                 Err(Missed::Newer(newer)) => (current, is_newest) = (newer, true),
                 // What was wrong with an old version may be right with the newest.
@@ -148,12 +157,14 @@ impl Registry {
         target: Target<'_>,
         current: &Arc<Object>,
         make: Make<'_>,
+        ownership: Ownership,
         is_newest: bool,
     ) -> Result<Arc<Object>, Missed> {
         let def = target.def;
         let strategy = strategy(def);
         let old = convert::value_from_storage(def, current.value().as_ref().clone());
-        let made = make(&old)?;
+        let mut made = make(&old)?;
+        let given = remove(child(&mut made, "metadata"), "managedFields");
         let version = strategy::text(&made["metadata"], "resourceVersion");
         if !matches!(version, "" | "0") && version != old["metadata"]["resourceVersion"] {
             return Err(Missed::Status(Status::modified(def.group, def.resource, target.name)));
@@ -162,6 +173,8 @@ impl Registry {
         carry_metadata(&mut object, &old, target)?;
         apply_defaults(def, &mut object);
         strategy.default(&mut object);
+        // As upstream: what admission adds belongs to nobody.
+        ownership::record(context, target, ownership, &mut object, &old, given);
         if let Some(admission) = self.admission() {
             let attributes = attributes(context, target, target.name, Operation::Update);
             admission.mutate(attributes, &mut object, Some(&old)).await?;
@@ -190,6 +203,7 @@ impl Registry {
             context.warnings.add(warning);
         }
 
+        ownership::settle(&mut object, &old);
         let ends = is_released(target, &object);
         let stored = convert::value_to_storage(def, object);
         let value = codec::encode_stored(&stored);
@@ -262,7 +276,7 @@ impl From<Status> for Missed {
     }
 }
 
-fn check_subresource(target: Target<'_>, verb: Verb) -> Result<(), Status> {
+pub(super) fn check_subresource(target: Target<'_>, verb: Verb) -> Result<(), Status> {
     let known = match target.subresource {
         "" => target.def.has_verb(verb),
         name => target.def.subresource(name).is_some_and(|sub| sub.verbs.contains(&verb)),
@@ -271,7 +285,7 @@ fn check_subresource(target: Target<'_>, verb: Verb) -> Result<(), Status> {
 }
 
 /// The object must be the one that the path names.
-fn check_identity(target: Target<'_>, object: &Value) -> Result<(), Status> {
+pub(super) fn check_identity(target: Target<'_>, object: &Value) -> Result<(), Status> {
     let metadata = &object["metadata"];
     let name = strategy::text(metadata, "name");
     if name.is_empty() {

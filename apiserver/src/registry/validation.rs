@@ -74,6 +74,11 @@ impl Errors {
         }
     }
 
+    /// What was wrong.
+    pub(crate) fn into_causes(self) -> Vec<StatusCause> {
+        self.causes
+    }
+
     /// `Ok` when nothing was wrong.
     pub(crate) fn finish(self, def: &ResourceDef, name: &str) -> Result<(), Status> {
         if self.causes.is_empty() { Ok(()) } else { Err(Status::invalid(def.group, def.kind, name, self.causes)) }
@@ -101,6 +106,10 @@ const LABEL: &str = "a lowercase RFC 1123 label must consist of lower case alpha
 const LABEL_1035: &str = "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for validation is '[a-z]([-a-z0-9]*[a-z0-9])?')";
 const NAME_PART: &str = "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')";
 const LABEL_VALUE: &str = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyValue',  or 'my_value',  or '12345', regex used for validation is '(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?')";
+
+/// Source: apimachinery, `FieldManagerMaxLength` and `MaxSubresourceNameLength`.
+pub(crate) const MANAGER_LIMIT_BYTES: usize = 128;
+const SUBRESOURCE_LIMIT_BYTES: usize = 256;
 
 /// All annotations of an object together. Source: apimachinery, `TotalAnnotationSizeLimitB`.
 const ANNOTATIONS_LIMIT_BYTES: usize = 256 * 1024;
@@ -216,10 +225,33 @@ pub(crate) fn check_metadata(object: &Value, rule: NameRule, errors: &mut Errors
         errors.too_long("metadata.annotations", ANNOTATIONS_LIMIT_BYTES);
     }
     check_owners(&metadata["ownerReferences"], errors);
+    check_managers(&metadata["managedFields"], errors);
     for finalizer in metadata["finalizers"].as_array().into_iter().flatten() {
         for wrong in check_qualified_name(finalizer.as_str().unwrap_or_default()) {
             errors.invalid("metadata.finalizers", finalizer, wrong);
         }
+    }
+}
+
+/// Names of managers are bounded, and printable.
+fn check_managers(managers: &Value, errors: &mut Errors) {
+    for (index, entry) in managers.as_array().into_iter().flatten().enumerate() {
+        let field = format!("metadata.managedFields[{index}]");
+        check_manager(entry["manager"].as_str().unwrap_or_default(), &format!("{field}.manager"), errors);
+        if entry["subresource"].as_str().is_some_and(|name| name.len() > SUBRESOURCE_LIMIT_BYTES) {
+            errors.too_long(&format!("{field}.subresource"), SUBRESOURCE_LIMIT_BYTES);
+        }
+    }
+}
+
+/// The rule for one who writes, as `fieldManager` names him.
+pub(crate) fn check_manager(name: &str, field: &str, errors: &mut Errors) {
+    if name.len() > MANAGER_LIMIT_BYTES {
+        errors.too_long(field, MANAGER_LIMIT_BYTES);
+    }
+    for (at, letter) in name.char_indices().filter(|(_, letter)| letter.is_control()) {
+        let detail = format!("invalid character U+{:04X} (at position {at})", u32::from(letter));
+        errors.invalid(field, &Value::from(name), detail);
     }
 }
 

@@ -141,7 +141,8 @@ impl Walk {
         self.value(field.kind, value, Place { owner })?;
         // Lists and maps are `omitempty` upstream unless the field is required.
         Ok(match value {
-            Value::Array(items) => field.required || !items.is_empty(),
+            // An empty list of owners is more than none: it takes the others away.
+            Value::Array(items) => field.required || !items.is_empty() || field.name == "managedFields",
             Value::Object(entries) if matches!(field.kind, Kind::Map(_)) => field.required || !entries.is_empty(),
             _ => true,
         })

@@ -72,6 +72,9 @@ async fn reign_ended(leadership: &mut Leadership, reign: Option<Fence>) -> bool 
     leadership.wait_for(|now| *now != reign).await.is_ok()
 }
 
+/// Under which name controllers write that give none: dashboards know it.
+const MANAGER: &str = "kube-controller-manager";
+
 /// A client whose writes take effect only while one reign lasts.
 pub struct Fenced {
     client: Arc<dyn Client>,
@@ -85,6 +88,9 @@ impl Fenced {
 
     fn fenced(&self, mut options: WriteOptions) -> WriteOptions {
         options.fence = Some(self.fence);
+        if options.field_manager.is_empty() {
+            MANAGER.clone_into(&mut options.field_manager);
+        }
         options
     }
 }
