@@ -225,6 +225,7 @@ async fn a_watch_in_protobuf_comes_in_frames() {
     let expired = events(&body);
     let (kind, status) = open::<Status>(&expired[0].1);
     assert_eq!((expired[0].0.as_str(), kind.as_str(), status.code), ("ERROR", "Status", Some(410)));
+}
 
 const APPLY: &str = "application/apply-patch+yaml";
 
