@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::{HeaderValue, StatusCode, header};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -31,6 +32,10 @@ const PING_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// After a failed accept (too many open files), time for others to close theirs.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// When this server ends, an idle HTTP/1.1 connection stays open for so long: a request may be
+/// on its way, and would be lost. It is answered, and the answer closes the connection.
+const LINGER: Duration = Duration::from_millis(300);
 
 /// Who is at the other end.
 #[derive(Clone, Debug)]
@@ -106,9 +111,19 @@ async fn connection<S: Service>(
         Some(Arc::new(Certificate { der: leaf.to_vec(), user }))
     });
     let peer = Arc::new(Peer { address, certificate });
+    // HTTP/2 says itself which requests it does not take any more.
+    let lingers = stream.get_ref().1.alpn_protocol() != Some(b"h2");
+    let ending = stop.clone();
     let handler = tower::service_fn(move |request| {
-        let (service, peer) = (Arc::clone(&service), Arc::clone(&peer));
-        async move { Ok::<_, Infallible>(service.call(peer, request).await) }
+        let (service, peer, ending) = (Arc::clone(&service), Arc::clone(&peer), ending.clone());
+        async move {
+            let mut response = service.call(peer, request).await;
+            let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if lingers && !upgrades && ending.is_cancelled() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
     builder.http1().timer(TokioTimer::new()).keep_alive(true);
@@ -120,9 +135,15 @@ async fn connection<S: Service>(
         .keep_alive_timeout(PING_TIMEOUT);
     let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(handler));
     tokio::pin!(connection);
+    let stopped = async {
+        stop.cancelled().await;
+        if lingers {
+            tokio::time::sleep(LINGER).await;
+        }
+    };
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
+        () = stopped => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
