@@ -5,9 +5,10 @@ use std::time::Duration;
 use anyhow::{Context, ensure};
 use tokio::time;
 
+use super::act::recovered;
 use super::probe::Lab;
 use super::report::{Check, FaultSpan};
-use super::run::{ANSWER, LOOK, RunError, Stage, WATCHDOG_SLACK, back};
+use super::run::{ANSWER, LOOK, RunError, Stage, WATCHDOG_SLACK};
 use super::scenario::Disk as Fault;
 use super::target::{Identity, Target};
 use super::watchdog::{Armed, Undo};
@@ -37,31 +38,26 @@ pub(super) async fn strike(
     let disk = target.disks.get(victim).with_context(|| format!("{victim} is on a plain disk"))?.clone();
     let what = scenario.fault.name();
     let patience = scenario.observe + WATCHDOG_SLACK;
-    let from_ms = lab.clock.now_ms();
     let told = |more: &str| say(&format!("{what} of {victim} (process {}){more}", identity.pid));
-    let (ended, check) = match fault {
-        Fault::Stall | Fault::Full | Fault::Clock => {
+    let (from_ms, ended, check) = match fault {
+        Fault::Stall | Fault::Full | Fault::Clock | Fault::SyncError => {
             let armed = Armed::arm(&settings.binary, Undo::Heal(disk.control()), patience)?;
+            let from_ms = lab.clock.now_ms();
             disk.behave(behaviour(fault))?;
             told("");
-            stage.pause(scenario.observe).await?;
-            armed.undo()?;
-            (None, None)
-        }
-        Fault::SyncError => {
-            let armed = Armed::arm(&settings.binary, Undo::Heal(disk.control()), patience)?;
-            disk.behave(behaviour(fault))?;
-            told("");
-            let ended = gone(stage, identity, scenario.observe).await?;
-            armed.undo()?;
-            let detail = match ended {
-                true => format!("process {} ended", identity.pid),
-                false => format!("process {} goes on, and nobody knows what its disk holds", identity.pid),
+            let ended = match fault {
+                Fault::SyncError => gone(stage, identity, scenario.observe).await?,
+                _ => {
+                    stage.pause(scenario.observe).await?;
+                    false
+                }
             };
-            let name = "the process ends by itself".to_owned();
-            (ended.then_some(identity), Some(Check { name, passed: ended, detail }))
+            armed.undo()?;
+            let check = (fault == Fault::SyncError).then(|| ends_by_itself(identity, ended));
+            (from_ms, ended.then_some(identity), check)
         }
         Fault::PowerLoss | Fault::Torn => {
+            let from_ms = lab.clock.now_ms();
             kill(stage, identity).await?;
             let loss = match fault {
                 Fault::Torn => Loss::Torn { seed: rand::random() },
@@ -70,9 +66,10 @@ pub(super) async fn strike(
             let changed = change(target, victim, move || disk.lose(loss)).await?;
             told(&format!(", {loss:?}: {changed} files and names changed"));
             stage.pause(scenario.observe).await?;
-            (Some(identity), None)
+            (from_ms, Some(identity), None)
         }
         Fault::BitFlip => {
+            let from_ms = lab.clock.now_ms();
             kill(stage, identity).await?;
             let store = disk.root().join(STORE);
             let bit = change(target, victim, move || Bit::flip_in_log(&store, rand::random())).await?;
@@ -86,12 +83,18 @@ pub(super) async fn strike(
                 false => format!("{victim} serves although byte {} of {} is wrong", bit.at, bit.file.display()),
             };
             let name = "a damaged log is refused".to_owned();
-            (Some(identity), Some(Check { name, passed: refuses, detail }))
+            (from_ms, Some(identity), Some(Check { name, passed: refuses, detail }))
         }
     };
-    let to_ms = back(stage, victim, ended).await?;
-    say(&format!("{victim} answers again, {:.1} s after the fault", (to_ms - from_ms) / 1e3));
-    Ok((FaultSpan { victim: victim.to_owned(), what: what.to_owned(), from_ms, to_ms }, check))
+    Ok((recovered(stage, victim, ended, from_ms).await?, check))
+}
+
+fn ends_by_itself(identity: Identity, ended: bool) -> Check {
+    let detail = match ended {
+        true => format!("process {} ended", identity.pid),
+        false => format!("process {} goes on, and nobody knows what its disk holds", identity.pid),
+    };
+    Check { name: "the process ends by itself".to_owned(), passed: ended, detail }
 }
 
 fn behaviour(fault: Fault) -> Behaviour {

@@ -3,6 +3,7 @@
 //!
 //! Always: what undoes a fault is armed, in a process of its own, before the fault.
 
+mod act;
 mod api;
 pub mod budget;
 pub mod compare;
@@ -20,4 +21,5 @@ pub mod sample;
 pub mod scenario;
 mod store;
 pub mod target;
+mod verdict;
 pub mod watchdog;

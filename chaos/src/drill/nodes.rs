@@ -13,10 +13,11 @@ use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time;
 
+use super::act::Act;
 use super::api::{Api, Refusal};
 use super::probe::{LABEL, Lab, PATIENCE};
 use super::report::{Check, FaultSpan};
-use super::run::{Act, RunError, Stage, WATCHDOG_SLACK};
+use super::run::{ANSWER, BACK_PATIENCE, RunError, Stage, WATCHDOG_SLACK};
 use super::scenario::{Scenario, Victim};
 use super::target::Target;
 use super::watchdog::{Armed, Undo};
@@ -34,12 +35,8 @@ const TOLERATION_SECONDS: u32 = 2;
 /// How long pods may take to be ready before the fault.
 const READY_PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long nodes may take to be ready after it.
-const BACK_PATIENCE: Duration = Duration::from_secs(90);
-
-/// How often the API is asked, and how long it may take to answer.
+/// How often the API is asked.
 const LOOK: Duration = Duration::from_millis(50);
-const ANSWER: Duration = Duration::from_secs(2);
 
 /// Why `scenario` cannot be done with so many nodes, if so.
 pub(super) fn obstacle(scenario: &Scenario, nodes: usize) -> Option<String> {

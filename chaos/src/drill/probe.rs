@@ -426,6 +426,8 @@ enum Watched {
     ConfigMaps,
     Pods,
     ReplicaSets,
+    /// What hardly changes; there are many of these.
+    Quiet,
 }
 
 impl Watched {
@@ -434,6 +436,7 @@ impl Watched {
             Self::ConfigMaps => format!("/api/v1/namespaces/{namespace}/configmaps"),
             Self::Pods => format!("/api/v1/namespaces/{namespace}/pods"),
             Self::ReplicaSets => format!("/apis/apps/v1/namespaces/{namespace}/replicasets"),
+            Self::Quiet => "/api/v1/namespaces/default/configmaps".to_owned(),
         }
     }
 }
@@ -453,19 +456,10 @@ async fn watcher(lab: Arc<Lab>, home: usize, watched: Watched) {
 /// # Errors
 /// When the master does not serve them.
 pub(super) async fn herd(lab: &Arc<Lab>, home: &str) -> Result<()> {
-    const PATH: &str = "/api/v1/namespaces/default/configmaps";
     let apis = lab.apis.as_ref().context("watches are the API's, which does not answer")?;
     let home = apis.masters.iter().position(|(name, _)| name == home).context("no such master")?;
-    let list = apis.masters[home].1.get(PATH, PATIENCE).await.context("cannot list ConfigMaps")?;
-    let version = list["metadata"]["resourceVersion"].as_str().and_then(|text| text.parse().ok()).unwrap_or(0);
     for _ in 0..HERD {
-        let lab = Arc::clone(lab);
-        lab.watchers.clone().spawn(async move {
-            tokio::select! {
-                () = graze(&lab, home, PATH, version) => {}
-                () = lab.watching.cancelled() => {}
-            }
-        });
+        lab.watchers.spawn(watcher(Arc::clone(lab), home, Watched::Quiet));
     }
     let deadline = time::Instant::now() + PATIENCE * 2;
     let open = || lab.lock().samples.iter().filter(|sample| sample.probe == Probe::Herd).count();
@@ -474,32 +468,6 @@ pub(super) async fn herd(lab: &Arc<Lab>, home: &str) -> Result<()> {
         time::sleep(Duration::from_millis(20)).await;
     }
     Ok(())
-}
-
-/// One watch of many.
-async fn graze(lab: &Lab, home: usize, path: &str, mut version: u64) {
-    let Some(apis) = &lab.apis else { return };
-    let mut since = lab.clock.now_ms();
-    for hop in home.. {
-        let (via, api) = &apis.masters[hop % apis.masters.len()];
-        match api.watch(path, version, PATIENCE).await {
-            Ok(mut lines) => {
-                lab.note(Probe::Herd, via, since, None, None);
-                while let Some(Ok(line)) = lines.next().await {
-                    let Ok(event) = serde_json::from_str::<Value>(&line) else { break };
-                    let newer = event["object"]["metadata"]["resourceVersion"].as_str();
-                    version = newer.and_then(|text| text.parse().ok()).unwrap_or(version);
-                }
-                since = lab.clock.now_ms();
-            }
-            Err(refusal) => {
-                if refusal.code == Some(410) {
-                    lab.lock().relists += 1;
-                }
-                time::sleep(RETRY).await;
-            }
-        }
-    }
 }
 
 async fn watch(lab: &Lab, home: usize, watched: Watched) {
@@ -519,8 +487,10 @@ async fn watch(lab: &Lab, home: usize, watched: Watched) {
         };
         match lines {
             Ok(mut lines) => {
-                if watched == Watched::ConfigMaps {
-                    lab.note(Probe::Watch, via, since, None, None);
+                match watched {
+                    Watched::ConfigMaps => lab.note(Probe::Watch, via, since, None, None),
+                    Watched::Quiet => lab.note(Probe::Herd, via, since, None, None),
+                    Watched::Pods | Watched::ReplicaSets => {}
                 }
                 while let Some(Ok(line)) = lines.next().await {
                     let Ok(event) = serde_json::from_str::<Value>(&line) else { break };
@@ -589,6 +559,7 @@ fn tell(lab: &Lab, watcher: &str, watched: Watched, event: &Value, version: &mut
         }
         Watched::Pods => Some(name).filter(|_| object["spec"]["nodeName"].is_string()),
         Watched::ReplicaSets => metadata["ownerReferences"][0]["name"].as_str(),
+        Watched::Quiet => return true,
     };
     if let (Some(done), "ADDED" | "MODIFIED") = (done, event["type"].as_str().unwrap_or_default()) {
         let now = lab.clock.now_ms();
