@@ -133,9 +133,11 @@ impl Run {
 
     /// The verdict in a sentence.
     pub fn sentence(&self, slack: f64) -> String {
-        let victims: Vec<&str> = self.faults.iter().map(|fault| fault.victim.as_str()).collect();
-        let what = self.faults.first().map_or("nothing happened", |fault| fault.what.as_str());
-        let mut sentence = format!("{}: {what} to {}", self.scenario, victims.join(", "));
+        let faults = self.faults.chunk_by(|one, next| one.what == next.what).map(|same| {
+            let victims: Vec<&str> = same.iter().map(|fault| fault.victim.as_str()).collect();
+            format!("{} to {}", same[0].what, victims.join(", "))
+        });
+        let mut sentence = format!("{}: {}", self.scenario, faults.collect::<Vec<_>>().join(", "));
         let told: Vec<String> = self
             .figures
             .iter()
@@ -252,6 +254,15 @@ mod tests {
         check(&run(&[("F1", None)], &[]), false, "F1 never");
         check(&run(&[("F1", Some(0.1))], &[false]), false, "BROKEN: hashes (they differ)");
         assert!(run(&[("F1", Some(0.7))], &[]).passed(2.0));
+        let mut several = run(&[], &[]);
+        let span = |victim: &str, what: &str| FaultSpan {
+            victim: victim.to_owned(),
+            what: what.to_owned(),
+            from_ms: 1.0,
+            to_ms: 2.0,
+        };
+        several.faults = vec![span("m1", "SIGTERM"), span("m2", "SIGTERM"), span("m1", "full disk")];
+        check(&several, true, ": SIGTERM to m1, m2, full disk to m1; every check passed.");
     }
 
     #[test]
